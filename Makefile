@@ -1,0 +1,35 @@
+# `make demo` and `make test` set up their own environment; a second call installs nothing.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+
+.PHONY: demo test test-integration check lock clean
+
+demo: $(STAMP)
+	$(BIN)/cool-rlhf demo
+
+test: $(STAMP) check
+	$(BIN)/python -m pytest
+
+test-integration: $(STAMP)
+	$(BIN)/python -m pytest -m integration
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+$(STAMP): requirements/cpu.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --no-deps -r requirements/cpu.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	touch $(STAMP)
+
+# Resolves afresh in a throw-away environment, leaves out the four CUDA-only wheels.
+lock:
+	./requirements/lock.sh > requirements/cpu.lock.new
+	mv requirements/cpu.lock.new requirements/cpu.lock
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

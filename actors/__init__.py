@@ -1,0 +1,1 @@
+"""The actors of PPO on Ray: policy, critic, reference, scorer and rollout."""

@@ -1,0 +1,171 @@
+"""What travels between driver and actors: packed sequences and the experience made of them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+class BatchError(ValueError):
+    """A batch that cannot be trained on or cut as asked; names the sequence and the way out."""
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Sequences one after the other, on the CPU: `tokens` and `is_action` `[tokens]`,
+    `cu_seqlens` `[n + 1]` starting at 0.
+
+    `is_action` marks the tokens that are predicted: sampled ones in PPO, targets in pre-training.
+    Raises BatchError when the parts do not fit, or when a sequence starts with an action.
+    """
+
+    tokens: Tensor
+    cu_seqlens: Tensor
+    is_action: Tensor
+
+    def __post_init__(self) -> None:
+        ends = self.cu_seqlens
+        if len(ends) == 0 or int(ends[0]) != 0 or int(ends[-1]) != len(self.tokens):
+            raise BatchError(f"cu_seqlens must run from 0 to {len(self.tokens)} tokens, is {ends}")
+        if self.is_action.shape != self.tokens.shape or self.is_action.dtype != torch.bool:
+            raise BatchError("is_action must be a bool for each token")
+        empty = (self.lengths <= 0).nonzero().flatten().tolist()
+        if empty:
+            raise BatchError(f"sequence {empty[0]} is empty: leave it out")
+        bad = self.is_action[ends[:-1].long()].nonzero().flatten().tolist()
+        if bad:
+            raise BatchError(
+                f"sequence {bad[0]} starts with an action: no token before it to predict it from;"
+                " set is_action of its first token to False"
+            )
+
+    @classmethod
+    def pack(cls, sequences: Iterable[tuple[Sequence[int], Sequence[bool]]]) -> "Sequences":
+        """Pack pairs (tokens, is_action)."""
+        tokens: list[int] = []
+        actions: list[bool] = []
+        ends = [0]
+        for index, (part, is_action) in enumerate(sequences):
+            if len(part) != len(is_action):
+                raise BatchError(f"sequence {index}: {len(part)} tokens, {len(is_action)} flags")
+            tokens += part
+            actions += is_action
+            ends.append(len(tokens))
+        return cls(
+            torch.tensor(tokens, dtype=torch.int64),
+            torch.tensor(ends, dtype=torch.int64),
+            torch.tensor(actions, dtype=torch.bool),
+        )
+
+    @property
+    def n(self) -> int:
+        """Number of sequences."""
+        return len(self.cu_seqlens) - 1
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """Tokens of each sequence, `[n]`."""
+        return self.cu_seqlens.diff()
+
+    @property
+    def actions(self) -> int:
+        """Number of predicted tokens."""
+        return int(self.is_action.sum())
+
+    def positions(self, indices: Sequence[int]) -> Tensor:
+        """Positions in `tokens` of the named sequences, in that order, `[selected tokens]`."""
+        ends = self.cu_seqlens.tolist()
+        parts = [torch.arange(ends[i], ends[i + 1]) for i in indices]
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
+
+    def select(self, indices: Sequence[int]) -> "Sequences":
+        """The named sequences, in that order."""
+        at = self.positions(indices)
+        ends = torch.cat([torch.zeros(1, dtype=torch.int64), self.lengths[list(indices)].cumsum(0)])
+        return Sequences(self.tokens[at], ends, self.is_action[at])
+
+
+@dataclass(frozen=True)
+class Experience:
+    """Samples to learn from; per-token arrays fp32 `[tokens]`, aligned with the tokens."""
+
+    ids: tuple[str, ...]
+    sequences: Sequences
+    old_logprobs: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != self.sequences.n:
+            raise BatchError(f"{len(self.ids)} ids for {self.sequences.n} sequences")
+        for name in ("old_logprobs", "advantages", "returns"):
+            if getattr(self, name).shape != self.sequences.tokens.shape:
+                raise BatchError(f"{name} must have one value for each token")
+
+    def select(self, indices: Sequence[int]) -> "Experience":
+        """The named samples, in that order."""
+        at = self.sequences.positions(indices)
+        return Experience(
+            tuple(self.ids[i] for i in indices),
+            self.sequences.select(indices),
+            self.old_logprobs[at],
+            self.advantages[at],
+            self.returns[at],
+        )
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Denominators of one optimiser step, over all ranks and micro-batches."""
+
+    actions: int
+    pretrain_tokens: int = 0
+
+
+def micro_batches(lengths: Sequence[int] | Tensor, max_tokens: int) -> list[list[int]]:
+    """Cut sequences into micro-batches of at most `max_tokens` tokens, padding counted.
+
+    A function of the lengths alone: sequences of like length lie together, longest first.
+    Raises BatchError for a sequence longer than `max_tokens`.
+    """
+    sizes = [int(length) for length in lengths]
+    order = sorted(range(len(sizes)), key=lambda i: (-sizes[i], i))
+    if order and sizes[order[0]] > max_tokens:
+        raise BatchError(
+            f"sequence {order[0]} has {sizes[order[0]]} tokens, more than micro_batch_tokens"
+            f" {max_tokens}: raise it or shorten the sequence"
+        )
+    batches: list[list[int]] = []
+    for index in order:
+        if batches and sizes[batches[-1][0]] * (len(batches[-1]) + 1) <= max_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def partition(lengths: Sequence[int] | Tensor, parts: int) -> list[list[int]]:
+    """Deal sequences to `parts` ranks so that tokens are balanced; indices ascend in each.
+
+    Longest first, each to the rank that has the fewest tokens: a function of the lengths alone.
+    """
+    sizes = [int(length) for length in lengths]
+    shares: list[list[int]] = [[] for _ in range(parts)]
+    tokens = [0] * parts
+    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        lightest = min(range(parts), key=lambda rank: (tokens[rank], rank))
+        shares[lightest].append(index)
+        tokens[lightest] += sizes[index]
+    return [sorted(share) for share in shares]
+
+
+def scatter_back(
+    shards: Sequence[Tensor], shares: Sequence[Sequence[int]], like: Sequences
+) -> Tensor:
+    """Undo `partition` for a per-token array: the ranks' `[shard tokens]` → `[tokens]`."""
+    whole = torch.zeros(len(like.tokens), dtype=shards[0].dtype)
+    for values, indices in zip(shards, shares, strict=True):
+        whole[like.positions(indices)] = values
+    return whole

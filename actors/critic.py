@@ -1,0 +1,172 @@
+"""The critic: the reward model without its linear head, learning the value of each state."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from actors.batch import Experience, Sequences, Totals, micro_batches, partition
+from actors.engines.protocol import Engine, EngineSettings, OptimSettings
+from actors.forward import over_actions
+from actors.group import Group, Pending, done
+from actors.losses import Stats, add_stats, value_loss, with_explained_variance
+from actors.placement import Placement, RoleResources
+from actors.training import MicroBatch, optimiser_step
+from actors.worker import Rank, Worker
+from pretrain_core.draws import seed_of
+
+
+class CriticSettings(RoleResources):
+    """The critic's ranks."""
+
+    engine: EngineSettings = EngineSettings()
+
+
+class ValueModel(nn.Module):
+    """A transformer's body with a value head that starts at zero and computes in fp32."""
+
+    def __init__(self, body: nn.Module, hidden: int) -> None:
+        super().__init__()
+        self.body = body
+        self.value_head = nn.Linear(hidden, 1, bias=False)
+        nn.init.zeros_(self.value_head.weight)
+
+    def forward(self, input_ids: Tensor, use_cache: bool = False) -> SimpleNamespace:
+        """`logits`: one value for each position that reaches the head."""
+        states = self.body(input_ids=input_ids, use_cache=use_cache).last_hidden_state
+        with torch.autocast(states.device.type, enabled=False):
+            return SimpleNamespace(logits=self.value_head(states.float()).squeeze(-1))
+
+
+def value_model(reward_model: Path) -> ValueModel:
+    """The body of a reward-model folder under a fresh value head (report §4.2.3).
+
+    Raises OSError where the folder holds no sequence-classification model.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    from actors.engines.door import without_dropout
+
+    config = AutoConfig.from_pretrained(str(reward_model))
+    without_dropout(config)
+    scorer: Any = AutoModelForSequenceClassification.from_pretrained(
+        str(reward_model), config=config, dtype=torch.float32, attn_implementation="sdpa"
+    )
+    return ValueModel(scorer.base_model, config.get_text_config().hidden_size)
+
+
+class CriticWorker(Worker):
+    """One rank of the critic."""
+
+    def __init__(self, place: Rank, settings: CriticSettings) -> None:
+        super().__init__(place)
+        self.settings = settings
+
+    def load(
+        self,
+        reward_model: Path,
+        optim: OptimSettings,
+        seed: int,
+        state: Path | None,
+        micro_batch_tokens: int,
+    ) -> None:
+        """Build model and optimiser; with `state`, go on exactly where it was saved."""
+        from actors.engines.deepspeed import DeepSpeedEngine
+
+        torch.manual_seed(seed_of(seed, "critic", sample=self.place.rank))
+        self.micro_batch_tokens = micro_batch_tokens
+        model = value_model(reward_model)
+        self.engine: Engine = DeepSpeedEngine(model, model.value_head, optim, self.settings.engine)
+        if state is not None:
+            self.engine.load_state(state)
+
+    def values(self, batch: Sequences) -> Tensor:
+        """Values of this rank's share, in fixed micro-batches."""
+        (values,) = over_actions(
+            self.engine.outputs, [lambda values, _: values], batch, self.micro_batch_tokens
+        )
+        return values
+
+    def update(self, experience: Experience, totals: Totals) -> tuple[Stats, float]:
+        """One optimiser step on Σ ½·(V − R)² / N: (stats, gradient norm)."""
+        parts = []
+        for indices in micro_batches(experience.sequences.lengths, self.micro_batch_tokens):
+            samples = experience.select(indices)
+            parts.append(MicroBatch(samples.ids, partial(self._loss, samples, totals.actions)))
+        return optimiser_step(self.engine, parts)
+
+    def _loss(self, samples: Experience, denominator: int) -> tuple[Tensor, Stats]:
+        values = self.engine.outputs(samples.sequences)
+        returns = samples.returns[samples.sequences.is_action].to(values.device)
+        return value_loss(values, returns, denominator=denominator)
+
+    def save_state(self, folder: Path) -> None:
+        """Write this rank's part of the training state."""
+        self.engine.save_state(folder)
+
+
+class Critic:
+    """Driver-side handle."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+
+    @classmethod
+    def start(
+        cls,
+        settings: CriticSettings | None = None,
+        placement: Placement | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> "Critic":
+        """Start the ranks; raises PlacementError."""
+        settings = settings or CriticSettings()
+        return cls(Group("critic", CriticWorker, settings, placement, env, arguments=(settings,)))
+
+    def load(
+        self,
+        reward_model: Path,
+        optim: OptimSettings,
+        seed: int,
+        state: Path | None = None,
+        micro_batch_tokens: int = 8192,
+    ) -> Pending[None]:
+        """Start from a reward-model folder; `state` is a folder of `save_state`."""
+        self.optim = optim
+        return self.group.call("load", reward_model, optim, seed, state, micro_batch_tokens).then(
+            done
+        )
+
+    def values(self, batch: Sequences) -> Pending[Tensor]:
+        """Value of the state before each action token, fp32 `[tokens]`, 0 elsewhere."""
+        pending, join = self.group.deal("values", batch)
+        return pending.then(join)
+
+    def update(self, experience: Experience, totals: Totals) -> Pending[dict[str, float]]:
+        """One optimiser step on all ranks.
+
+        Raises ValueError when the totals do not cover the batch; NonFiniteError (as the cause of
+        ActorFailed) before weights change.
+        """
+        if totals.actions < experience.sequences.actions:
+            raise ValueError(f"{totals} is less than what the batch itself holds")
+        shares = partition(experience.sequences.lengths, self.group.world_size)
+        shards = [(experience.select(share), totals) for share in shares]
+        lr = self.optim.lr
+
+        def join(parts: list[tuple[Stats, float]]) -> dict[str, float]:
+            stats = with_explained_variance(add_stats(part for part, _ in parts))
+            return stats | {"critic/grad_norm": parts[0][1], "critic/lr": lr}
+
+        return self.group.scatter("update", shards).then(join)
+
+    def save_state(self, folder: Path) -> Pending[None]:
+        """Write the training state; `load(state=folder)` goes on bit for bit."""
+        return self.group.call("save_state", folder).then(done)
+
+    def close(self) -> None:
+        """End the ranks."""
+        self.group.close()

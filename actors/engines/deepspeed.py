@@ -1,0 +1,149 @@
+"""Training by DeepSpeed: ZeRO stages 0 to 2, fp32 weights, gradients summed over ranks."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from actors.batch import Sequences
+from actors.engines.door import Door
+from actors.engines.protocol import EngineSettings, NonFiniteError, OptimSettings
+
+_TAG = "engine"
+_HYPERPARAMETERS = ("lr", "betas", "eps", "weight_decay")
+
+
+class DeepSpeedEngine:
+    """`Engine` on DeepSpeed; torch.distributed must be initialised.
+
+    The losses given to `backward` carry global denominators, hence gradients are summed, not
+    averaged, over micro-batches and ranks.
+    """
+
+    def __init__(
+        self, model: nn.Module, head: nn.Module, optim: OptimSettings, settings: EngineSettings
+    ) -> None:
+        self.optim = optim
+        self.sharded = settings.zero_stage > 0
+        self.model = model
+        self.door = Door(model, head, autocast=settings.dtype == "bfloat16")
+        self.engine = _initialise(self.door, _adamw(model, optim), optim, settings)
+        if dist.get_world_size() == 1 and not self.sharded:
+            # Nothing to add up: spares flattening and copying back the whole gradient.
+            self.engine.enable_backward_allreduce = False
+
+    def outputs(self, batch: Sequences) -> Tensor:
+        """Head outputs one position before each action token, `[actions, …]`."""
+        result: Tensor = self.engine(batch) if torch.is_grad_enabled() else self.door(batch)
+        return result
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add the gradient of `loss`; `last` closes the step and sums over ranks."""
+        self.engine.set_gradient_accumulation_boundary(last)
+        self.engine.backward(loss)
+
+    def step(self) -> float:
+        """Clip, update, clear; raises NonFiniteError before any weight changes."""
+        if self.sharded:
+            # DeepSpeed itself leaves weights alone and drops gradients of a non-finite norm.
+            self.engine.step()
+            if not self.engine.was_step_applied():
+                raise NonFiniteError("the gradient norm is not finite; the step was not taken")
+            return float(self.engine.get_global_grad_norm())
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            self.engine.zero_grad()
+            raise NonFiniteError(f"the gradient norm is {norm.item()}; the step was not taken")
+        torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.optim.grad_clip, norm)
+        self.engine.step()
+        return norm.item()
+
+    def agree(self, count: int) -> int:
+        """The largest `count` over all ranks."""
+        if dist.get_world_size() == 1:
+            return count
+        largest = torch.tensor(count, device=self.engine.device)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return int(largest)
+
+    def gather_ids(self, ids: tuple[str, ...]) -> tuple[str, ...]:
+        """The ids of all ranks, in rank order."""
+        gathered: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, ids)
+        return tuple(name for part in gathered for name in part)
+
+    def save_state(self, folder: Path) -> None:
+        """Write weights, optimiser and random state as a DeepSpeed checkpoint."""
+        self.engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+        torch.save(torch.get_rng_state(), _random_state(folder))
+
+    def load_state(self, folder: Path) -> None:
+        """Bring back `save_state` exactly; learning rate and the like stay as set now.
+
+        Raises FileNotFoundError where `folder` holds no state of this number of ranks.
+        """
+        if not (folder / _TAG).is_dir() or not _random_state(folder).is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no training state of rank {dist.get_rank()}: it was saved by"
+                " another number of ranks, or never finished"
+            )
+        groups = self.engine.optimizer.param_groups
+        set_now = [{key: group[key] for key in _HYPERPARAMETERS} for group in groups]
+        loaded, _ = self.engine.load_checkpoint(str(folder), tag=_TAG)
+        if loaded is None:
+            raise FileNotFoundError(f"{folder} holds no training state that DeepSpeed can load")
+        torch.set_rng_state(torch.load(_random_state(folder), weights_only=True))
+        for group, values in zip(self.engine.optimizer.param_groups, set_now, strict=True):
+            group.update(values)
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Full fp32 weights under Hugging Face names; tied ones once."""
+        for name, parameter in self.model.named_parameters():
+            yield name, parameter.detach()
+
+
+def _random_state(folder: Path) -> Path:
+    return folder / f"random_{dist.get_rank()}_of_{dist.get_world_size()}.pt"
+
+
+def _adamw(model: nn.Module, optim: OptimSettings) -> torch.optim.AdamW:
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": optim.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=optim.lr,
+        betas=optim.betas,
+        eps=optim.eps,
+        fused=True,
+    )
+
+
+def _initialise(
+    door: Door, optimizer: torch.optim.Optimizer, optim: OptimSettings, settings: EngineSettings
+) -> Any:
+    import deepspeed
+
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    # Its shared-memory collective serves inference only and would be compiled at first use.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_allreduce_op": "sum",
+        # Without sharding we clip ourselves, between the check of the norm and the update.
+        "gradient_clipping": optim.grad_clip if settings.zero_stage else 0.0,
+        "zero_optimization": {"stage": settings.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": None,
+    }
+    engine, *_ = deepspeed.initialize(model=door, optimizer=optimizer, config=config)
+    return engine

@@ -1,0 +1,71 @@
+"""Forward passes without gradients, in fixed micro-batches: a pure function of the batch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from actors.batch import Sequences, micro_batches
+from pretrain_core.model.logprobs import entropy_of, logprobs_of
+
+Outputs = Callable[[Sequences], Tensor]
+"""Head outputs one position before each action token: Sequences → `[actions, …]`."""
+
+
+@dataclass(frozen=True)
+class Logprobs:
+    """log p of each action token given what precedes it, fp32 `[tokens]`; 0 elsewhere."""
+
+    logprobs: Tensor
+
+
+@dataclass(frozen=True)
+class LogprobResult(Logprobs):
+    """With the entropy (nats) of the distribution that each action token was drawn from."""
+
+    entropy: Tensor
+
+
+def targets(batch: Sequences) -> Tensor:
+    """The action tokens, `[actions]`."""
+    return batch.tokens[batch.is_action]
+
+
+@torch.no_grad()
+def over_actions(
+    outputs: Outputs,
+    heads: Sequence[Callable[[Tensor, Sequences], Tensor]],
+    batch: Sequences,
+    max_tokens: int,
+) -> list[Tensor]:
+    """Apply `heads` to the outputs of each micro-batch; fp32 `[tokens]` each, 0 off actions."""
+    results = [torch.zeros(len(batch.tokens)) for _ in heads]
+    for indices in micro_batches(batch.lengths, max_tokens):
+        part = batch.select(indices)
+        at = batch.positions(indices)[part.is_action]
+        found = outputs(part)
+        for result, head in zip(results, heads, strict=True):
+            result[at] = head(found, part).float().cpu()
+    return results
+
+
+def logprob_head(temperature: float) -> Callable[[Tensor, Sequences], Tensor]:
+    """Log-probs of the action tokens from logits `[actions, vocab]` at `temperature`."""
+
+    def head(logits: Tensor, batch: Sequences) -> Tensor:
+        return logprobs_of(tempered(logits, temperature), targets(batch).to(logits.device))
+
+    return head
+
+
+def entropy_head(temperature: float) -> Callable[[Tensor, Sequences], Tensor]:
+    """Entropies from logits `[actions, vocab]` at `temperature`."""
+    return lambda logits, _: entropy_of(tempered(logits, temperature))
+
+
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """Logits of the distribution at `temperature`; raises ValueError unless it is positive."""
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, is {temperature}")
+    return logits if temperature == 1.0 else logits / temperature

@@ -1,0 +1,262 @@
+"""The policy: log-probs, PPO updates with the pre-training loss, export, and weight push."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from actors.batch import Experience, Sequences, Totals, micro_batches, partition
+from actors.engines.protocol import Engine, EngineSettings, OptimSettings
+from actors.forward import (
+    LogprobResult,
+    entropy_head,
+    logprob_head,
+    over_actions,
+    targets,
+    tempered,
+)
+from actors.group import Group, Pending, done
+from actors.losses import Stats, add_stats, policy_loss, pretrain_loss
+from actors.placement import Placement, RoleResources
+from actors.training import MicroBatch, optimiser_step
+from actors.worker import Rank, Worker
+from pretrain_core.draws import seed_of
+from pretrain_core.model.logprobs import logprobs_of
+
+if TYPE_CHECKING:
+    from actors.rollout.wire import Manifest, TransferAddress, WeightSender
+
+_TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+)
+
+
+class PolicySettings(RoleResources):
+    """The policy's ranks and its loss (facts F7)."""
+
+    engine: EngineSettings = EngineSettings()
+    clip_range: float = Field(default=0.2, gt=0, lt=1, description="ε of PPO's clipped ratio")
+    ptx_coef: float = Field(
+        default=0.5, ge=0, description="weight of the pre-training loss; 0: none"
+    )
+
+
+class PolicyWorker(Worker):
+    """One rank of the policy."""
+
+    def __init__(self, place: Rank, settings: PolicySettings) -> None:
+        super().__init__(place)
+        self.settings = settings
+        self.sender: WeightSender | None = None
+
+    def load(
+        self,
+        folder: Path,
+        optim: OptimSettings,
+        seed: int,
+        state: Path | None,
+        micro_batch_tokens: int,
+    ) -> None:
+        """Build model and optimiser; with `state`, go on exactly where it was saved."""
+        from actors.engines.deepspeed import DeepSpeedEngine
+        from actors.engines.door import causal_lm
+
+        torch.manual_seed(seed_of(seed, "policy", sample=self.place.rank))
+        self.source = folder
+        self.micro_batch_tokens = micro_batch_tokens
+        model: Any = causal_lm(str(folder))
+        self.model = model
+        self.engine: Engine = DeepSpeedEngine(
+            model, model.get_output_embeddings(), optim, self.settings.engine
+        )
+        if state is not None:
+            self.engine.load_state(state)
+
+    def logprobs(self, batch: Sequences, temperature: float) -> LogprobResult:
+        """Log-probs and entropies of this rank's share, in fixed micro-batches."""
+        heads = [logprob_head(temperature), entropy_head(temperature)]
+        return LogprobResult(
+            *over_actions(self.engine.outputs, heads, batch, self.micro_batch_tokens)
+        )
+
+    def update(
+        self, experience: Experience, text: Sequences | None, totals: Totals, temperature: float
+    ) -> tuple[Stats, float]:
+        """One step on Σ_ppo / N_ppo + ptx_coef · Σ_ptx / N_ptx: (stats, gradient norm)."""
+        limit = self.micro_batch_tokens
+        parts = []
+        for indices in micro_batches(experience.sequences.lengths, limit):
+            samples = experience.select(indices)
+            parts.append(
+                MicroBatch(samples.ids, partial(self._ppo, samples, totals.actions, temperature))
+            )
+        if text is not None:
+            for indices in micro_batches(text.lengths, limit):
+                names = tuple(f"pretrain[{index}]" for index in indices)
+                loss = partial(self._pretrain, text.select(indices), totals.pretrain_tokens)
+                parts.append(MicroBatch(names, loss))
+        return optimiser_step(self.engine, parts)
+
+    def _ppo(
+        self, samples: Experience, denominator: int, temperature: float
+    ) -> tuple[Tensor, Stats]:
+        logits = tempered(self.engine.outputs(samples.sequences), temperature)
+        device, at = logits.device, samples.sequences.is_action
+        return policy_loss(
+            logprobs_of(logits, targets(samples.sequences).to(device)),
+            samples.old_logprobs[at].to(device),
+            samples.advantages[at].to(device),
+            denominator=denominator,
+            clip_range=self.settings.clip_range,
+        )
+
+    def _pretrain(self, rows: Sequences, denominator: int) -> tuple[Tensor, Stats]:
+        logits = self.engine.outputs(rows)
+        found = logprobs_of(logits, targets(rows).to(logits.device))
+        loss, stats = pretrain_loss(found, denominator=denominator)
+        return self.settings.ptx_coef * loss, stats
+
+    def save_state(self, folder: Path) -> None:
+        """Write this rank's part of the training state."""
+        self.engine.save_state(folder)
+
+    def export(self, folder: Path) -> None:
+        """On rank 0: write a Hugging Face folder, fp32 safetensors, with the tokenizer's files."""
+        if self.place.rank > 0:
+            return
+        self.model.save_pretrained(folder)
+        for pattern in _TOKENIZER_FILES:
+            for file in sorted(self.source.glob(pattern)):
+                if not file.name.endswith(".safetensors"):
+                    shutil.copyfile(file, folder / file.name)
+
+    def send_weights(self, address: TransferAddress) -> Manifest:
+        """From rank 0: send the full weights to the rollout engines at `address`.
+
+        Raises WeightPushError when an engine does not take them.
+        """
+        from actors.rollout.wire import WeightPushError, WeightSender
+
+        if self.sender is None or self.sender.address != address:
+            self.sender = WeightSender(address)
+        try:
+            return self.sender.send(self.engine.named_weights())
+        except WeightPushError:
+            self.sender = None
+            raise
+
+
+class Policy:
+    """Driver-side handle: packed batches in, dealt to the ranks, put together again."""
+
+    def __init__(self, group: Group, settings: PolicySettings) -> None:
+        self.group = group
+        self.settings = settings
+
+    @classmethod
+    def start(
+        cls,
+        settings: PolicySettings | None = None,
+        placement: Placement | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Policy:
+        """Start the ranks; raises PlacementError."""
+        settings = settings or PolicySettings()
+        group = Group("policy", PolicyWorker, settings, placement, env, arguments=(settings,))
+        return cls(group, settings)
+
+    def load(
+        self,
+        model: Path,
+        optim: OptimSettings,
+        seed: int,
+        state: Path | None = None,
+        micro_batch_tokens: int = 8192,
+    ) -> Pending[None]:
+        """Load a Hugging Face folder to train; `state` is a folder of `save_state`."""
+        self.optim = optim
+        return self.group.call("load", model, optim, seed, state, micro_batch_tokens).then(done)
+
+    def logprobs(self, batch: Sequences, temperature: float = 1.0) -> Pending[LogprobResult]:
+        """Log-probs and entropies at the action tokens, fp32 `[tokens]`, 0 elsewhere."""
+        pending, join = self.group.deal("logprobs", batch, temperature)
+        return pending.then(
+            lambda parts: LogprobResult(
+                join([part.logprobs for part in parts]), join([part.entropy for part in parts])
+            )
+        )
+
+    def update(
+        self,
+        experience: Experience,
+        pretrain: Sequences | None,
+        totals: Totals,
+        temperature: float = 1.0,
+    ) -> Pending[dict[str, float]]:
+        """One optimiser step on all ranks; metrics of TRL and verl by name.
+
+        Raises ValueError when `ptx_coef` and `pretrain` do not go together, or the totals do not
+        cover the batch; NonFiniteError (as the cause of ActorFailed) before weights change.
+        """
+        self._check(experience, pretrain, totals)
+        text_shares = partition(pretrain.lengths, self.group.world_size) if pretrain else []
+        shards = [
+            (
+                experience.select(share),
+                pretrain.select(text_shares[rank]) if pretrain else None,
+                totals,
+                temperature,
+            )
+            for rank, share in enumerate(
+                partition(experience.sequences.lengths, self.group.world_size)
+            )
+        ]
+        lr = self.optim.lr
+
+        def join(parts: list[tuple[Stats, float]]) -> dict[str, float]:
+            stats = add_stats(part for part, _ in parts)
+            return stats | {"actor/grad_norm": parts[0][1], "actor/lr": lr}
+
+        return self.group.scatter("update", shards).then(join)
+
+    def _check(self, experience: Experience, text: Sequences | None, totals: Totals) -> None:
+        coefficient = self.settings.ptx_coef
+        if (coefficient > 0) != (text is not None):
+            raise ValueError(
+                f"ptx_coef is {coefficient} but "
+                + ("no pre-training batch was given" if text is None else "a batch was given")
+                + ": set it to 0 exactly when there is no pre-training text"
+            )
+        if totals.actions < experience.sequences.actions or (
+            text is not None and totals.pretrain_tokens < text.actions
+        ):
+            raise ValueError(f"{totals} is less than what the batch itself holds")
+
+    def save_state(self, folder: Path) -> Pending[None]:
+        """Write the training state; `load(state=folder)` goes on bit for bit."""
+        return self.group.call("save_state", folder).then(done)
+
+    def export(self, folder: Path) -> Pending[None]:
+        """Write a Hugging Face folder with the tokenizer."""
+        return self.group.call("export", folder).then(done)
+
+    def send_weights(self, address: TransferAddress) -> Pending[Manifest]:
+        """Push the weights; the engines must be receiving at `address` meanwhile."""
+        return self.group.only(0, "send_weights", address)
+
+    def close(self) -> None:
+        """End the ranks."""
+        self.group.close()

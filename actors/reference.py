@@ -1,0 +1,73 @@
+"""The reference: the frozen policy that KL is measured against."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from actors.batch import Sequences
+from actors.engines.protocol import Dtype
+from actors.forward import Logprobs, logprob_head, over_actions
+from actors.group import Group, Pending, done
+from actors.placement import Placement, RoleResources
+from actors.worker import Rank, Worker
+
+
+class ReferenceSettings(RoleResources):
+    """The reference's ranks."""
+
+    dtype: Dtype = "bfloat16"
+
+
+class ReferenceWorker(Worker):
+    """One rank of the reference; ranks share the sequences."""
+
+    def __init__(self, place: Rank, settings: ReferenceSettings) -> None:
+        super().__init__(place)
+        self.settings = settings
+
+    def load(self, folder: Path, micro_batch_tokens: int) -> None:
+        """Load a Hugging Face folder, frozen."""
+        from actors.engines.door import Door, causal_lm
+
+        model: Any = causal_lm(str(folder)).requires_grad_(False).to(self.place.device)
+        self.micro_batch_tokens = micro_batch_tokens
+        self.door = Door(
+            model, model.get_output_embeddings(), autocast=self.settings.dtype == "bfloat16"
+        )
+
+    def logprobs(self, batch: Sequences, temperature: float) -> Logprobs:
+        """Log-probs of this rank's share, in fixed micro-batches."""
+        heads = [logprob_head(temperature)]
+        return Logprobs(*over_actions(self.door, heads, batch, self.micro_batch_tokens))
+
+
+class Reference:
+    """Driver-side handle."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+
+    @classmethod
+    def start(
+        cls,
+        settings: ReferenceSettings | None = None,
+        placement: Placement | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> "Reference":
+        """Start the ranks; raises PlacementError."""
+        settings = settings or ReferenceSettings()
+        group = Group("reference", ReferenceWorker, settings, placement, env, (settings,))
+        return cls(group)
+
+    def load(self, model: Path, micro_batch_tokens: int = 8192) -> Pending[None]:
+        """Load a Hugging Face folder."""
+        return self.group.call("load", model, micro_batch_tokens).then(done)
+
+    def logprobs(self, batch: Sequences, temperature: float = 1.0) -> Pending[Logprobs]:
+        """Log-probs of the action tokens, fp32 `[tokens]`, 0 elsewhere."""
+        pending, join = self.group.deal("logprobs", batch, temperature)
+        return pending.then(lambda parts: Logprobs(join([part.logprobs for part in parts])))
+
+    def close(self) -> None:
+        """End the ranks."""
+        self.group.close()

@@ -1,0 +1,224 @@
+"""vLLM in this process, behind the engine protocol."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from actors.rollout.engine import Reply
+from actors.rollout.folders import same_model
+from actors.rollout.requests import (
+    EngineFacts,
+    EngineStartError,
+    Request,
+    SamplingSettings,
+    room_for,
+)
+from actors.rollout.wire import Manifest, TransferAddress, WeightPushError
+
+# One process, eager, and the model runner whose sampler we know (the other needs Triton).
+# Passive waiting: OpenMP threads that spin while a neighbour holds their core cost a factor of 20.
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TORCHDYNAMO_DISABLE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_USE_V2_MODEL_RUNNER": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+# All that vLLM was seen to raise at a bad model, argument, build or machine.
+START_ERRORS = (
+    ImportError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    AssertionError,
+)
+
+
+class VLLMEngine:
+    """Samples with vLLM's in-process engine; the process must have started with `ENVIRONMENT`."""
+
+    def __init__(
+        self, folder: Path, dtype: str, max_model_len: int, max_num_seqs: int, kv_cache_bytes: int
+    ) -> None:
+        """Raises `EngineStartError` with the first real error."""
+        self.folder = folder
+        self._calls = 0
+        self._address: TransferAddress | None = None
+        try:
+            self._llm = _start(folder, dtype, max_model_len, max_num_seqs, kv_cache_bytes)
+            # An end token is one of `stop_token_ids` or none: the folder's own do not count.
+            self._llm.llm_engine.input_processor.generation_config_fields = {}
+            self._has_raw = all(self._on_worker(_install_sampler))
+            # Some shapes are refused only by the first forward (attention of 16-wide heads on CPU).
+            self.logprobs([[0, 0]])
+        except START_ERRORS as error:
+            raise EngineStartError(f"vLLM cannot start with {folder}: {_first(error)}") from error
+        vocab_size = self._llm.model_config.get_vocab_size()
+        self.facts = EngineFacts("vllm", dtype, vocab_size, max_model_len)
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingSettings,
+        stop_token_ids: Sequence[int],
+    ) -> Iterator[list[Reply]]:
+        """Yield replies step by step as they end; closing the iterator aborts the rest."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        names = {}
+        for request in requests:
+            room = room_for(request, sampling, self.facts.max_model_len)
+            params = SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=room,
+                min_tokens=min(sampling.min_new_tokens, room),
+                stop_token_ids=list(stop_token_ids),
+                ignore_eos=True,
+                seed=request.seed,
+                logprobs=1,
+                flat_logprobs=True,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            names[self._add(request.tokens, params)] = request.id
+        for outputs in self._steps(set(names)):
+            yield [self._reply(names[output.request_id], output.outputs[0]) for output in outputs]
+
+    def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Raw log-probs of given tokens; vLLM computes prompts afresh when these are asked."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            prompt_logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        names = [self._add(sequence, params.clone()) for sequence in sequences]
+        found = {}
+        for outputs in self._steps(set(names)):
+            for output in outputs:
+                found[output.request_id] = [0.0, *output.prompt_logprobs.logprobs]
+        return [found[name] for name in names]
+
+    def fits(self, folder: Path) -> bool:
+        """Whether the folder holds a model of the same architecture and size."""
+        return same_model(self.folder, folder)
+
+    def reload(self, folder: Path) -> None:
+        """Take the weights of a folder that `fits`."""
+        self._update({"folder": str(folder)})
+        self.folder = folder
+
+    def receive(self, address: TransferAddress, rank: int) -> Manifest:
+        """Take weights by vLLM's native transfer flow; raises `WeightPushError`."""
+        if address != self._address:
+            self._llm.init_weight_transfer_engine({"init_info": {"address": address, "rank": rank}})
+            self._address = address
+        try:
+            self._update({})
+        except WeightPushError:
+            # Closing the connection frees a sender that still waits.
+            self._on_worker(_disconnect)
+            self._address = None
+            raise
+        manifest: Manifest = self._on_worker(_manifest)[0]
+        return manifest
+
+    def _update(self, update_info: dict[str, Any]) -> None:
+        self._llm.start_weight_update()
+        self._llm.update_weights({"update_info": update_info})
+        self._llm.finish_weight_update()
+        # Cached keys and values belong to the old weights.
+        self._llm.reset_prefix_cache()
+
+    def _add(self, tokens: Sequence[int], params: Any) -> str:
+        self._calls += 1
+        name = str(self._calls)
+        self._llm.llm_engine.add_request(name, {"prompt_token_ids": list(tokens)}, params)
+        return name
+
+    def _steps(self, waiting: set[str]) -> Iterator[list[Any]]:
+        engine = self._llm.llm_engine
+        try:
+            while waiting:
+                ended = [output for output in engine.step() if output.finished]
+                waiting -= {output.request_id for output in ended}
+                if ended:
+                    yield ended
+        finally:
+            if waiting:
+                engine.abort_request(sorted(waiting))
+
+    def _reply(self, name: str, output: Any) -> Reply:
+        logprobs = output.logprobs.logprobs
+        return Reply(
+            name,
+            list(output.token_ids),
+            logprobs[0::2],
+            logprobs[1::2] if self._has_raw else None,
+            output.finish_reason,
+        )
+
+    def _on_worker(self, function: Any) -> list[Any]:
+        results: list[Any] = self._llm.collective_rpc(function)
+        return results
+
+
+def _start(
+    folder: Path, dtype: str, max_model_len: int, max_num_seqs: int, kv_cache_bytes: int
+) -> Any:
+    os.environ.update({k: os.environ.get(k, v) for k, v in ENVIRONMENT.items()})
+    from vllm import LLM
+    from vllm.config import WeightTransferConfig
+
+    from actors.rollout.vllm_transfer import BACKEND, register
+
+    register()
+    return LLM(
+        model=str(folder),
+        skip_tokenizer_init=True,
+        generation_config="vllm",
+        dtype=dtype,
+        enforce_eager=True,
+        max_model_len=max_model_len,
+        max_num_seqs=max_num_seqs,
+        kv_cache_memory_bytes=kv_cache_bytes,
+        logprobs_mode="processed_logprobs",
+        weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+        disable_log_stats=True,
+        seed=0,
+    )
+
+
+def _install_sampler(worker: Any) -> bool:
+    from actors.rollout.vllm_sampler import install
+
+    return install(worker)
+
+
+def _manifest(worker: Any) -> Manifest | None:
+    manifest: Manifest | None = worker.weight_transfer_engine.manifest
+    return manifest
+
+
+def _disconnect(worker: Any) -> None:
+    worker.weight_transfer_engine.shutdown()
+
+
+def _first(error: BaseException) -> str:
+    """The root of a chain of errors: vLLM wraps the cause several times."""
+    while error.__cause__ is not None or (error.__context__ and not error.__suppress_context__):
+        error = error.__cause__ or error.__context__ or error
+    return f"{type(error).__name__}: {error}"

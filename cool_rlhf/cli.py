@@ -1,0 +1,214 @@
+"""The `cool-rlhf` command line."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cool_rlhf.tables import print_table
+from pretrain_core.errors import InputError
+from pretrain_core.runs import latest_run
+from pretrain_core.settings import check, difference, load, show
+
+console = Console()
+app = typer.Typer(
+    name="cool-rlhf",
+    help="Conditional OnLine RLHF: reward models, PPO on Ray actors, online rounds, reports.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Check and show settings files.", no_args_is_help=True)
+online_app = typer.Typer(help="Rounds of PPO and reward model updates.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+app.add_typer(online_app, name="online")
+
+Config = Annotated[Path, typer.Argument(help="YAML settings file, e.g. configs/ppo/tiny.yaml")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="dotted overrides, e.g. batch.prompts=16")
+]
+WAITING = 75  # EX_TEMPFAIL: nothing failed, people have to act first
+
+
+@app.command()
+def demo(
+    overrides: Overrides = None,
+    config: Annotated[Path, typer.Option(help="settings of the demo")] = Path("configs/demo.yaml"),
+) -> None:
+    """Run the whole loop on real text: base, SFT, reward models, PPO rounds, report."""
+    from cool_rlhf.demo.run import run_demo
+    from cool_rlhf.demo.settings import DemoSettings
+
+    run_demo(load(DemoSettings, config, overrides or []), console)
+
+
+@app.command()
+def ppo(
+    config: Annotated[Path | None, typer.Argument(help="YAML settings file")] = None,
+    overrides: Overrides = None,
+    resume: Annotated[Path | None, typer.Option(help="run directory to go on with")] = None,
+) -> None:
+    """Conditional PPO of one policy against one reward model."""
+    from cool_rlhf.ppo.command import run_ppo
+    from cool_rlhf.ppo.plan import describe_plan
+    from cool_rlhf.ppo.settings import PPOSettings
+
+    if (config is None) == (resume is None):
+        raise typer.BadParameter("give either a settings file or --resume RUN")
+    source = resume / "config.yaml" if resume else config
+    resolved = load(PPOSettings, source, overrides or [])
+    print_table(console, "plan", [list(row) for row in describe_plan(resolved.value)], header=False)
+    run, trained = run_ppo(resolved, resume)
+    rows = [
+        ["policy", str(trained.late)],
+        ["report", str(run.path / "report.html")],
+        ["next", f"cool-rlhf chat {trained.late}"],
+    ]
+    print_table(console, "done", rows, header=False)
+
+
+@online_app.command("run")
+def online_run(config: Config, overrides: Overrides = None) -> None:
+    """Start a run of online rounds."""
+    from cool_rlhf.online.command import continue_rounds, create_run
+    from cool_rlhf.online.settings import OnlineSettings
+    from cool_rlhf.ppo.plan import describe_plan
+
+    resolved = load(OnlineSettings, config, overrides or [])
+    plan = [["rounds", str(resolved.value.rounds)]]
+    plan += [list(row) for row in describe_plan(resolved.value.ppo)]
+    print_table(console, "plan", plan, header=False)
+    run = create_run(resolved)
+    _finish(run.path, continue_rounds(run, resolved.value))
+
+
+@online_app.command("resume")
+def online_resume(
+    run: Annotated[Path | None, typer.Argument(help="default: the newest online run")] = None,
+) -> None:
+    """Go on with a run that was stopped or killed, or that waited for labels."""
+    from cool_rlhf.online.command import continue_rounds, resume_run
+
+    path = run or _newest()
+    opened, settings = resume_run(path)
+    _finish(path, continue_rounds(opened, settings))
+
+
+@online_app.command("status")
+def online_status(
+    run: Annotated[Path | None, typer.Argument(help="default: the newest online run")] = None,
+) -> None:
+    """Which stages of which round are done."""
+    from cool_rlhf.online.state import RoundState
+
+    path = run or _newest()
+    rows = [["round", "stage"], *([str(n), name] for n, name in RoundState(path).done)]
+    print_table(console, str(path), rows)
+
+
+def _newest() -> Path:
+    from pretrain_core.runs import RunSettings
+
+    return latest_run(RunSettings().root, kind="online").path
+
+
+def _finish(path: Path, table: list[list[str]]) -> None:
+    print_table(console, "stages", table)
+    console.print(f"report: {path / 'report.html'}", soft_wrap=True)
+
+
+@app.command()
+def report(runs: Annotated[list[Path], typer.Argument(help="run directories")]) -> None:
+    """Write report.html of each run directory anew."""
+    from cool_rlhf.report import compose
+
+    for run in runs:
+        console.print(str(compose(run)))
+
+
+@app.command()
+def chat(
+    model: Annotated[Path, typer.Argument(help="model folder in Hugging Face layout")],
+    max_new_tokens: Annotated[int, typer.Option(help="tokens per reply")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 for greedy")] = 0.8,
+    seed: Annotated[int, typer.Option(help="seed of the first reply")] = 0,
+) -> None:
+    """Talk to a model from the terminal; an empty line ends the talk."""
+    from cool_rlhf.chat import Talk
+
+    talk = Talk.load(model, max_new_tokens, temperature, seed)
+    while text := console.input("[bold]you:[/bold] ").strip():
+        console.print(f"[bold]model:[/bold] {talk.say(text)}", highlight=False)
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine: cores, memory, packages, pins, leftovers."""
+    from cool_rlhf.doctor import diagnose
+
+    checks = diagnose()
+    rows = [["", "check", "found", "advice"]]
+    rows += [["ok" if c.ok else "!!", c.name, c.detail, "" if c.ok else c.advice] for c in checks]
+    print_table(console, "doctor", rows)
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+KINDS = "ppo, online, reward or demo"
+
+
+def _schema(kind: str):  # type: ignore[no-untyped-def]
+    from cool_rlhf.demo.settings import DemoSettings
+    from cool_rlhf.online.settings import OnlineSettings
+    from cool_rlhf.ppo.settings import PPOSettings
+    from reward.trainer import RewardTrainSettings
+
+    schemas = {
+        "ppo": PPOSettings,
+        "online": OnlineSettings,
+        "reward": RewardTrainSettings,
+        "demo": DemoSettings,
+    }
+    if kind not in schemas:
+        raise typer.BadParameter(f"{kind!r} is not one of {KINDS}")
+    return schemas[kind]
+
+
+Kind = Annotated[str, typer.Argument(help=KINDS)]
+
+
+@config_app.command("check")
+def config_check(kind: Kind, config: Config, overrides: Overrides = None) -> None:
+    """Say whether a settings file is valid; errors name file, line and key."""
+    console.print(check(_schema(kind), config, overrides or []))
+
+
+@config_app.command("show")
+def config_show(kind: Kind, config: Config, overrides: Overrides = None) -> None:
+    """Print every value with its origin."""
+    console.print(show(_schema(kind), config, overrides or []), highlight=False, markup=False)
+
+
+@config_app.command("difference")
+def config_difference(kind: Kind, first: Path, second: Path) -> None:
+    """Print the values in which two settings files differ."""
+    schema = _schema(kind)
+    rows = [["key", first.name, second.name]]
+    rows += [
+        [key, str(a), str(b)] for key, a, b in difference(load(schema, first), load(schema, second))
+    ]
+    print_table(console, "difference", rows)
+
+
+def main() -> None:
+    """Entry point: known errors end in one readable line and exit status 2."""
+    from cool_rlhf.online.labels import WaitingForLabels
+
+    try:
+        app()
+    except WaitingForLabels as waiting:
+        console.print(str(waiting))
+        raise SystemExit(WAITING) from None
+    except InputError as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+        raise SystemExit(2) from None

@@ -1,0 +1,81 @@
+"""What every stage of an online run shares: settings, folders, models of each round, the crew."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from actors.crew import Crew
+from cool_rlhf.annotation.programmatic import Annotator, annotators
+from cool_rlhf.online.settings import OnlineSettings
+from cool_rlhf.ppo.prompts import PromptSet, PromptSettings, read_prompts
+from pretrain_core.chat import PolicyChat
+from pretrain_core.runs import Run, read_json
+from reward.card import read_conditions
+
+
+@dataclass
+class Context:
+    """One online run. The crew starts with its first use and serves all rounds."""
+
+    settings: OnlineSettings
+    run: Run
+    _crew: Crew | None = field(default=None, repr=False)
+
+    @property
+    def crew(self) -> Crew:
+        """The actors, started once."""
+        if self._crew is None:
+            self._crew = Crew.start(self.settings.ppo.crew)
+        return self._crew
+
+    def close(self) -> None:
+        """End the actors, if they were started."""
+        if self._crew is not None:
+            self._crew.close()
+            self._crew = None
+
+    @cached_property
+    def chat(self) -> PolicyChat:
+        """The policy's chat template."""
+        return PolicyChat(AutoTokenizer.from_pretrained(self.settings.sft))
+
+    @cached_property
+    def prompts(self) -> PromptSet:
+        """Training prompts."""
+        conditions = read_conditions(self.settings.reward_model)
+        return read_prompts(self.settings.prompts, self.chat, conditions)
+
+    @cached_property
+    def held_out_prompts(self) -> PromptSet:
+        """Prompts that only evaluation sees."""
+        settings = self.settings.prompts.model_dump() | {"path": self.settings.evaluation.prompts}
+        conditions = read_conditions(self.settings.reward_model)
+        return read_prompts(PromptSettings(**settings), self.chat, conditions)
+
+    @cached_property
+    def annotators(self) -> Mapping[str, Annotator]:
+        """Programmatic annotators by condition; empty when people label by file."""
+        lexicon = self.settings.labels.lexicon
+        if lexicon is None:
+            return {}
+        return annotators(frozenset(lexicon.read_text(encoding="utf-8").split()))
+
+    def folder(self, number: int) -> Path:
+        """`rounds/<k>`; round 0 is the SFT model before any PPO."""
+        return self.run.path / "rounds" / str(number)
+
+    def policy(self, number: int, which: str = "late") -> Path:
+        """The round's exported policy, `early` or `late`; round 0: the SFT model."""
+        if number == 0:
+            return self.settings.sft
+        return Path(read_json(self.folder(number) / "policies.json")[which])
+
+    def reward_model(self, number: int) -> Path:
+        """The reward model that round `number` trains against: the newest that passed its gate."""
+        for earlier in range(number - 1, 0, -1):
+            if read_json(self.folder(earlier) / "gate.json")["promoted"]:
+                return self.folder(earlier) / "rm"
+        return self.settings.reward_model

@@ -1,0 +1,68 @@
+"""Stage `label`: pairs become preferences, by a file that people fill or by named annotators."""
+
+import json
+from collections.abc import Iterator, Mapping
+
+from cool_rlhf.annotation.programmatic import Annotator
+from cool_rlhf.online.context import Context
+from cool_rlhf.online.sampling import pairs_file
+from pretrain_core.chat import Message, as_messages
+from pretrain_core.runs import StopSignal
+from reward.data import Preference, read_preferences, write_preferences
+
+
+class WaitingForLabels(Exception):
+    """People have to label first; the message says which file is awaited."""
+
+
+def label_pairs(context: Context, number: int, stop: StopSignal) -> None:
+    """Write `pairs/labels.jsonl` in the preference format, or wait for people to write it.
+
+    Raises WaitingForLabels while the file is missing or has no usable record.
+    """
+    labels = pairs_file(context, number).with_name("labels.jsonl")
+    if context.settings.labels.mode == "programmatic":
+        records = [
+            json.loads(line)
+            for line in pairs_file(context, number).read_text(encoding="utf-8").splitlines()
+        ]
+        every = context.settings.labels.conditions == "all"
+        write_preferences(
+            labels,
+            [
+                preference
+                for record in records
+                for preference in judge(record, context.annotators, number, every=every)
+            ],
+        )
+    if not labels.exists() or not read_preferences(labels).records:
+        raise WaitingForLabels(
+            f"round {number} waits for labels: judge the pairs of {pairs_file(context, number)} and"
+            f" write them as preferences (prompt, chosen, rejected, condition) to {labels}"
+        )
+
+
+def judge(
+    record: Mapping[str, object],
+    annotators: Mapping[str, Annotator],
+    number: int,
+    *,
+    every: bool,
+) -> Iterator[Preference]:
+    """The preferences of one pair, one per condition it is labelled under."""
+    prompt = as_messages(record["prompt"])  # type: ignore[arg-type]
+    replies: list[str] = list(record["replies"])  # type: ignore[call-overload]
+    conditions = list(annotators) if every else [str(record["condition"])]
+    for condition in conditions:
+        annotator = annotators[condition]
+        better = annotator.prefers(*replies)
+        yield Preference(
+            id=f"{record['id']}/{condition}",
+            prompt=prompt,
+            chosen=(Message(role="assistant", content=replies[better]),),
+            rejected=(Message(role="assistant", content=replies[1 - better]),),
+            condition=condition,
+            source=f"programmatic:{annotator.name}",
+            annotator=annotator.name,
+            round=number,
+        )

@@ -1,0 +1,78 @@
+"""Stages `reward` and `gate`: the reward model learns the round's labels, and must not unlearn."""
+
+import shutil
+
+from cool_rlhf.online.context import Context
+from cool_rlhf.online.sampling import pairs_file
+from pretrain_core.draws import rng, seed_of
+from pretrain_core.runs import StopSignal, write_json
+from reward.card import read_conditions
+from reward.data import Preference, read_preferences
+from reward.evaluate import accuracy_difference
+from reward.model import RewardModel
+from reward.trainer import train_reward
+
+
+def split_labels(context: Context, number: int) -> tuple[list[Preference], list[Preference]]:
+    """(training, held-out) labels of a round; all labels of one pair fall on the same side."""
+    labels = read_preferences(pairs_file(context, number).with_name("labels.jsonl")).records
+    share, seed = context.settings.sample.held_out_share, context.settings.run.seed
+    sides: tuple[list[Preference], list[Preference]] = ([], [])
+    for label in labels:
+        prompt = "\n".join(message.content for message in label.prompt)
+        held_out = rng(seed, "held_out_labels", number, prompt).random() < share
+        sides[held_out].append(label)
+    return sides
+
+
+def update_reward_model(context: Context, number: int, stop: StopSignal) -> None:
+    """Continue from the parent on the new labels with replay of old ones; writes `rm/`."""
+    settings, parent = context.settings, context.reward_model(number)
+    new, _ = split_labels(context, number)
+    old = list(read_preferences(settings.preferences).records)
+    for earlier in range(1, number):
+        old += split_labels(context, earlier)[0]
+    order = rng(settings.run.seed, "replay", number).permutation(len(old))
+    replay = [old[index] for index in order[: round(settings.replay_share * len(new))]]
+    out = context.folder(number) / "rm"
+    shutil.rmtree(out, ignore_errors=True)
+    train_reward(
+        settings.reward,
+        base=parent,
+        train=[*new, *replay],
+        out=out,
+        conditions=read_conditions(parent),
+        run=None,
+        parents={"reward_model": parent},
+        seed=seed_of(settings.run.seed, "reward", number),
+    )
+
+
+def gate_reward_model(context: Context, number: int, stop: StopSignal) -> None:
+    """Promote the new model if it is not worse on old held-out pairs; writes `gate.json`.
+
+    Paired bootstrap over pairs: `pass` when the interval of the accuracy difference lies above
+    −margin, `fail` when it lies below, else `undecided`; only `pass` is promoted.
+    """
+    gate = context.settings.gate
+    parent = RewardModel.load(context.reward_model(number))
+    child = RewardModel.load(context.folder(number) / "rm")
+    old = list(read_preferences(context.settings.held_out_preferences).records)
+    new = split_labels(context, number)[1]
+    seed = seed_of(context.settings.run.seed, "gate", number)
+    report = {
+        name: accuracy_difference(child, parent, pairs, confidence=gate.confidence, seed=seed)
+        for name, pairs in (("old", old), ("new", new))
+        if pairs
+    }
+    low, high = report["old"].low, report["old"].high
+    verdict = "pass" if low > -gate.margin else "fail" if high < -gate.margin else "undecided"
+    write_json(
+        context.folder(number) / "gate.json",
+        {
+            "verdict": verdict,
+            "promoted": verdict == "pass",
+            "margin": gate.margin,
+            "comparisons": {name: vars(result) for name, result in report.items()},
+        },
+    )

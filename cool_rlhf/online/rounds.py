@@ -1,0 +1,54 @@
+"""Online RLHF (report §4.2.2) as a persisted state machine: kill it anywhere, then resume it."""
+
+import logging
+from collections.abc import Callable
+
+from cool_rlhf.online.context import Context
+from cool_rlhf.online.evaluation import evaluate_round
+from cool_rlhf.online.labels import label_pairs
+from cool_rlhf.online.policy_round import train_policy
+from cool_rlhf.online.reward_round import gate_reward_model, update_reward_model
+from cool_rlhf.online.sampling import sample_pairs
+from cool_rlhf.online.state import RoundState
+from pretrain_core.runs import StopSignal
+
+logger = logging.getLogger(__name__)
+
+Stage = Callable[[Context, int, StopSignal], None]
+
+STAGES: dict[str, Stage] = {
+    "ppo": train_policy,
+    "evaluate": evaluate_round,
+    "sample": sample_pairs,
+    "label": label_pairs,
+    "reward": update_reward_model,
+    "gate": gate_reward_model,
+}
+"""Each stage writes its results under `rounds/<k>/` and may be run again after a kill inside it."""
+
+
+def run_rounds(context: Context, stop: StopSignal) -> None:
+    """Run every stage that is not done, round after round.
+
+    The last round ends with its evaluation: no further policy would use a newer reward model.
+    """
+    state = RoundState(context.run.path)
+    if not state.is_done(0, "evaluate"):
+        _run_stage(context, state, 0, "evaluate", stop)
+    for number in range(1, context.settings.rounds + 1):
+        for name in STAGES:
+            if number == context.settings.rounds and name == "sample":
+                break
+            if not state.is_done(number, name):
+                _run_stage(context, state, number, name, stop)
+
+
+def _run_stage(
+    context: Context, state: RoundState, number: int, name: str, stop: StopSignal
+) -> None:
+    logger.info("round %d: %s", number, name)
+    with context.run.phase(f"round {number}: {name}"):
+        STAGES[name](context, number, stop)
+    state.mark_done(number, name)
+    if stop.requested:
+        stop.announce()

@@ -1,0 +1,76 @@
+"""Settings of online rounds; `configs/online/paper.yaml` holds the report's values."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from cool_rlhf.ppo.prompts import PromptSettings
+from cool_rlhf.ppo.settings import PPORecipe
+from pretrain_core.cache import InputPath
+from pretrain_core.runs import RunSettings
+from pretrain_core.settings import Settings
+from reward.trainer import RewardTrainSettings
+
+
+class SampleSettings(Settings):
+    """Which pairs are made for labelling in each round (report §4.2.2, slow path)."""
+
+    prompts: int = Field(1000, gt=0, description="prompts answered by SFT, early and late policy")
+    held_out_share: float = Field(
+        0.2, gt=0, lt=1, description="share of the labelled pairs kept for the gate"
+    )
+
+
+class LabelSettings(Settings):
+    """Who labels the pairs of a round."""
+
+    mode: Literal["file", "programmatic"] = Field(
+        "file",
+        description="file: wait for rounds/<k>/pairs/labels.jsonl; programmatic: named annotators",
+    )
+    lexicon: InputPath | None = Field(None, description="word list of the programmatic annotators")
+    conditions: Literal["prompt", "all"] = Field(
+        "prompt", description="label under the prompt's own condition, or under every annotator's"
+    )
+
+
+class GateSettings(Settings):
+    """When an updated reward model may replace its parent."""
+
+    margin: float = Field(0.05, gt=0, description="accuracy that may be lost on the old pairs")
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+
+
+class EvaluationSettings(Settings):
+    """What each round's policy is measured on."""
+
+    prompts: InputPath = Field(description="held-out prompts (JSONL)")
+    text: InputPath | None = Field(None, description="held-out token store for the alignment tax")
+    text_tokens: int = Field(100_000, gt=0)
+
+
+class OnlineRecipe(Settings):
+    """How online rounds are done, apart from which models and data they are done with."""
+
+    rounds: int = Field(3, gt=0)
+    init: Literal["sft", "previous"] = Field("sft", description="where a round's policy starts")
+    ppo: PPORecipe
+    sample: SampleSettings = SampleSettings()
+    reward: RewardTrainSettings = RewardTrainSettings()
+    replay_share: float = Field(
+        1.0, ge=0, description="old pairs replayed in an update, as a multiple of the new ones"
+    )
+    gate: GateSettings = GateSettings()
+
+
+class OnlineSettings(OnlineRecipe):
+    """A run of online rounds: PPO, evaluate, sample, label, update the reward model, gate."""
+
+    run: RunSettings = RunSettings()
+    sft: InputPath
+    reward_model: InputPath = Field(description="the first round's reward model")
+    preferences: InputPath = Field(description="pairs the reward model was trained on (replay)")
+    held_out_preferences: InputPath = Field(description="pairs never trained on, for the gate")
+    prompts: PromptSettings
+    labels: LabelSettings = LabelSettings()
+    evaluation: EvaluationSettings

@@ -1,0 +1,75 @@
+"""What a run of rounds achieved: a stage × metric table with paired intervals, and samples."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cool_rlhf.online.context import Context
+from pretrain_core.runs import read_json, write_json
+from reward.evaluate import Interval, paired_bootstrap
+
+
+def evaluations(context: Context) -> dict[int, dict[str, Any]]:
+    """The finished evaluations by round; 0 is the SFT model."""
+    found = {}
+    for number in range(context.settings.rounds + 1):
+        path = context.folder(number) / "evaluation.json"
+        if path.exists():
+            found[number] = read_json(path)
+    return found
+
+
+def gold_gain(before: Mapping[str, Any], after: Mapping[str, Any], seed: int) -> Interval:
+    """Mean gold score of `after` minus `before`, 95 % paired bootstrap over held-out prompts."""
+    base = {sample["id"]: sample["gold"] for sample in before["samples"]}
+    gains = np.array([sample["gold"] - base[sample["id"]] for sample in after["samples"]])
+    return paired_bootstrap(gains, seed=seed)
+
+
+def write_summary(context: Context) -> list[list[str]]:
+    """Write `stages.json` and `samples.json` for the report; returns the table with its header."""
+    found = evaluations(context)
+    header = ["stage", "gold score", "gain over SFT [95 %]", "KL (nats)", "text loss", "tokens"]
+    rows = []
+    for number, report in found.items():
+        samples = report["samples"]
+        has_gold = all("gold" in sample for sample in samples)
+        gain = (
+            str(gold_gain(found[0], report, context.settings.run.seed))
+            if has_gold and number
+            else "-"
+        )
+        rows.append(
+            [
+                "SFT" if number == 0 else f"round {number}",
+                _mean(samples, "gold"),
+                gain,
+                _mean(samples, "kl"),
+                f"{report['text_loss']:.4f}" if "text_loss" in report else "-",
+                _mean(samples, "tokens"),
+            ]
+        )
+    write_json(context.run.path / "stages.json", {"columns": header, "rows": rows})
+    last = found[max(found)]
+    before = {sample["id"]: sample for sample in found[0]["samples"]}
+    write_json(
+        context.run.path / "samples.json",
+        [
+            {
+                "prompt": sample["prompt"],
+                "condition": sample["condition"],
+                "before": before[sample["id"]]["reply"],
+                "after": sample["reply"],
+                "score_before": before[sample["id"]].get("gold"),
+                "score_after": sample.get("gold"),
+            }
+            for sample in last["samples"][:12]
+        ],
+    )
+    return [header, *rows]
+
+
+def _mean(samples: list[dict[str, Any]], key: str) -> str:
+    values = [sample[key] for sample in samples if key in sample]
+    return f"{np.mean(values):.3f}" if len(values) == len(samples) else "-"

@@ -1,0 +1,155 @@
+"""Put a PPO run together: check every input first, then load the actors, then train."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from actors.crew import Crew, Models
+from actors.trajectories import RolloutLog
+from cool_rlhf.ppo.checkpoint import Checkpoints
+from cool_rlhf.ppo.experience import ExperienceMaker
+from cool_rlhf.ppo.guards import Guards
+from cool_rlhf.ppo.pretrain_mix import PretrainMix
+from cool_rlhf.ppo.prompts import PromptSet, read_prompts
+from cool_rlhf.ppo.rollouts import Rollouts
+from cool_rlhf.ppo.settings import PPOSettings
+from cool_rlhf.ppo.trainer import Trainer
+from cool_rlhf.ppo.warmup import CriticWarmup
+from pretrain_core.chat import PolicyChat
+from pretrain_core.data import TokenStore
+from pretrain_core.errors import InputError
+from pretrain_core.runs import Run, StopSignal
+from pretrain_core.settings import Resolved
+from reward.card import read_conditions
+
+logger = logging.getLogger(__name__)
+
+
+class PPOInputError(InputError):
+    """A PPO run cannot start; the message names the key and the way out."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything a run reads, checked before any actor starts."""
+
+    chat: PolicyChat
+    prompts: PromptSet
+    pretrain: PretrainMix | None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The policies a run leaves: the first and the last checkpoint whose policy had moved."""
+
+    early: Path
+    late: Path
+
+
+def check_inputs(settings: PPOSettings) -> Inputs:
+    """Read and check prompts, templates, conditions, lengths and pre-training text.
+
+    Raises PPOInputError, PromptError, ChatError or the reader's own error.
+    """
+    _check_paths(settings)
+    chat = PolicyChat(AutoTokenizer.from_pretrained(settings.policy))
+    prompts = read_prompts(settings.prompts, chat, read_conditions(settings.reward_model))
+    for left_out in prompts.quarantined:
+        logger.warning("%s:%d: %s", settings.prompts.path, left_out.line, left_out.reason)
+    longest = max(len(p.tokens) for p in prompts) + settings.sampling.max_new_tokens
+    context = settings.crew.rollout.max_model_len
+    if longest > context:
+        raise PPOInputError(
+            f"the longest prompt and sampling.max_new_tokens make {longest} tokens, more than"
+            f" crew.rollout.max_model_len {context}: raise it, or lower prompts.max_tokens"
+        )
+    return Inputs(chat, prompts, _pretrain(settings, longest))
+
+
+def _check_paths(settings: PPOSettings) -> None:
+    for key in ("policy", "initial_policy", "reward_model"):
+        folder: Path | None = getattr(settings, key)
+        if folder is None:
+            continue
+        if inside_ray_job() and not folder.is_absolute():
+            raise PPOInputError(
+                f"{key}: {folder} is relative, but a Ray job runs in a temporary copy of the"
+                " working directory: give an absolute path"
+            )
+        if not (folder / "config.json").is_file():
+            raise PPOInputError(
+                f"{key}: {folder} is no model folder (no config.json); `cool-rlhf demo` makes the"
+                " artefacts of the tiny configurations"
+            )
+    if inside_ray_job() and not settings.run.root.is_absolute():
+        raise PPOInputError(
+            f"run.root: {settings.run.root} is relative inside a Ray job and would be lost with"
+            " its temporary copy: give an absolute path or set COOL_RLHF_RUNS"
+        )
+
+
+def inside_ray_job() -> bool:
+    """Whether this process is the driver of a submitted Ray job."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def _pretrain(settings: PPOSettings, longest: int) -> PretrainMix | None:
+    if settings.pretrain is None:
+        return None
+    return PretrainMix(
+        store=TokenStore.open(settings.pretrain.data),
+        length=settings.pretrain.length,
+        tokens_per_iteration=round(settings.pretrain.share * settings.batch.samples * longest),
+        seed=settings.run.seed,
+    )
+
+
+def open_or_create_run(settings: PPOSettings, parents: dict[str, Path]) -> Run:
+    """The run directory that the settings name, resumed when it exists."""
+    if settings.run.name is not None and (settings.run.root / settings.run.name).exists():
+        return Run.open(settings.run.root / settings.run.name)
+    return Run.create(settings.run, Resolved.of(settings), kind="ppo", parents=parents)
+
+
+def train_ppo(settings: PPOSettings, run: Run, crew: Crew, stop: StopSignal) -> Trained:
+    """Train to the end, from the newest checkpoint if there is one."""
+    inputs = check_inputs(settings)
+    log = RolloutLog(run.rollouts)
+    trainer = Trainer(
+        settings=settings,
+        run=run,
+        crew=crew,
+        models=Models(
+            policy=settings.initial_policy or settings.policy,
+            reference=settings.policy,
+            reward_model=settings.reward_model,
+            actor_optim=settings.actor,
+            critic_optim=settings.critic,
+            seed=run.seed,
+        ),
+        prompts=inputs.prompts,
+        rollouts=Rollouts(
+            rollout=crew.rollout,
+            log=log,
+            chat=inputs.chat,
+            sampling=settings.sampling,
+            samples_per_prompt=settings.batch.samples_per_prompt,
+            seed=run.seed,
+        ),
+        experience=ExperienceMaker(crew, log, settings.algorithm),
+        pretrain=inputs.pretrain,
+        warmup=CriticWarmup(settings.warmup),
+        guards=Guards(settings.guards),
+        checkpoints=Checkpoints(run.checkpoints, settings.checkpoint_every, settings.iterations),
+    )
+    late = trainer.train(stop)
+    run.record(engine=crew.rollout.engine, quarantined_prompts=len(inputs.prompts.quarantined))
+    moved = [
+        iteration
+        for iteration in trainer.checkpoints.saved()
+        if iteration >= trainer.warmup.iterations
+    ]
+    return Trained(early=trainer.checkpoints.policy(moved[0]), late=late)

@@ -1,0 +1,82 @@
+"""Guards against silent failure: on by default, each names what to do."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from cool_rlhf.ppo.experience import Batch
+from cool_rlhf.ppo.settings import GuardSettings
+
+logger = logging.getLogger(__name__)
+
+
+class GuardError(RuntimeError):
+    """A PPO run is stopped because going on would train on wrong numbers."""
+
+
+@dataclass
+class Guards:
+    """Checks of one run. The NaN gates sit in the actors, before weights change."""
+
+    settings: GuardSettings
+
+    def check_batch(self, batch: Batch) -> None:
+        """Engine and trainer agree on the tokens' log-probs; KL within the alarm.
+
+        Raises GuardError with the worst sample when the mean gap is beyond
+        `guards.logprob_gap`.
+        """
+        gap = logprob_gap(batch)
+        if gap is not None and gap > self.settings.logprob_gap:
+            raise GuardError(
+                f"the rollout engine's log-probs differ from the trainer's by {gap:.4f} on average"
+                f" (limit guards.logprob_gap {self.settings.logprob_gap}), worst in sample"
+                f" {self._worst(batch)}: the engine runs other weights or another precision"
+            )
+        kl = float(batch.kl.mean())
+        if kl > self.settings.kl_alarm:
+            logger.warning(
+                "KL to the reference is %.1f nats per reply (guards.kl_alarm %.1f): raise"
+                " algorithm.kl_coef or lower the policy's learning rate",
+                kl,
+                self.settings.kl_alarm,
+            )
+
+    def check_updates(self, updates: Mapping[str, float]) -> None:
+        """On-policy, the first mini-batch has ratio 1; anything else means stale log-probs."""
+        ratio = updates.get("policy/first_ratio")
+        if ratio is not None and abs(ratio - 1) > self.settings.ratio_tolerance:
+            raise GuardError(
+                f"the first mini-batch has a mean ratio of {ratio:.4f} instead of 1 (limit"
+                f" guards.ratio_tolerance {self.settings.ratio_tolerance}): old log-probs do not"
+                " belong to these weights"
+            )
+
+    def summary(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """What the progress line shows."""
+        return {
+            "score": metrics["objective/scores"],
+            "kl": metrics["objective/kl"],
+            "tokens": metrics["rollout/reply_tokens"],
+            "ev": metrics["critic/vf_explained_var"],
+            "s": metrics["timing_s/iteration"],
+        }
+
+    def _worst(self, batch: Batch) -> str:
+        gaps = (_engine_logprobs(batch) - batch.experience.old_logprobs).abs()
+        row = int(batch.grid.gather(gaps).max(1).values.argmax())
+        return batch.trajectories[row].id
+
+
+def logprob_gap(batch: Batch) -> float | None:
+    """Mean |engine's raw log-prob − trainer's| over action tokens; None if the engine gave none."""
+    if any(t.raw_logprobs is None for t in batch.trajectories):
+        return None
+    gaps = (_engine_logprobs(batch) - batch.experience.old_logprobs).abs()
+    return float(batch.grid.gather(gaps)[batch.grid.valid].mean())
+
+
+def _engine_logprobs(batch: Batch) -> torch.Tensor:
+    return torch.tensor([p for t in batch.trajectories for p in t.raw_logprobs or ()])

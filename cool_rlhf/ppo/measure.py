@@ -1,0 +1,66 @@
+"""The metrics of one PPO iteration, each with one definition; `docs/metrics.md` explains them."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from actors.rollout import PushReport
+from cool_rlhf.ppo.experience import Batch
+from cool_rlhf.ppo.guards import logprob_gap
+from cool_rlhf.ppo.warmup import CriticWarmup
+
+
+class Clock:
+    """Wall seconds per phase of an iteration: `with clock("rollout"): …`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] = time.perf_counter() - start
+
+    @property
+    def total(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self._start
+
+
+def push_metrics(report: PushReport) -> dict[str, float]:
+    """What a weight push moved, and how far engine and trainer are apart after it."""
+    gap = report.probe.max_gap if report.probe else 0.0
+    return {"sync/probe_gap": gap, "sync/megabytes": report.bytes / 1e6}
+
+
+def iteration_metrics(
+    batch: Batch, updates: Mapping[str, float], clock: Clock, warmup: CriticWarmup
+) -> dict[str, float]:
+    """One flat row for metrics.jsonl; all but `timing_s/*` and `perf/*` are reproducible."""
+    actions = batch.grid.valid.sum(1).float()
+    entropy = batch.grid.gather(batch.entropy)[batch.grid.valid]
+    rewards = batch.grid.gather(batch.rewards).sum(1)
+    stopped = sum(t.finish_reason == "stop" for t in batch.trajectories)
+    tokens = len(batch.experience.sequences.tokens)
+    metrics = {
+        "objective/scores": float(batch.scores.mean()),
+        "objective/scores_std": float(batch.scores.std(correction=0)),
+        "objective/kl": float(batch.kl.mean()),
+        "objective/entropy": float(entropy.mean()),
+        "objective/rlhf_reward": float(rewards.mean()),
+        "critic/vf_explained_var": batch.explained_variance,
+        "rollout/reply_tokens": float(actions.mean()),
+        "rollout/stopped_share": stopped / len(batch.trajectories),
+        "warmup/critic_only": 0.0 if warmup.open else 1.0,
+        "guard/logprob_gap": logprob_gap(batch) or 0.0,
+        **updates,
+    }
+    for condition in sorted({t.condition for t in batch.trajectories}):
+        rows = [i for i, t in enumerate(batch.trajectories) if t.condition == condition]
+        metrics[f"rm/{condition}/score"] = float(batch.scores[rows].mean())
+    metrics |= {f"timing_s/{phase}": seconds for phase, seconds in clock.seconds.items()}
+    metrics["timing_s/iteration"] = clock.total
+    metrics["perf/tokens_per_second"] = tokens / clock.total
+    return metrics

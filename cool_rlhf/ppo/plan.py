@@ -1,0 +1,38 @@
+"""The resolved plan of a PPO run in words, printed before anything starts."""
+
+from cool_rlhf.ppo.settings import PPORecipe
+
+
+def describe_plan(recipe: PPORecipe) -> list[tuple[str, str]]:
+    """Rows of (what, how much): the batch arithmetic, the critic-only phase, the algorithm."""
+    batch, warmup, algorithm = recipe.batch, recipe.warmup, recipe.algorithm
+    per_step = batch.samples // batch.mini_batches
+    steps = batch.mini_batches * batch.epochs
+    gate = (
+        ""
+        if warmup.explained_variance is None
+        else f", then until explained variance ≥ {warmup.explained_variance}"
+        f" (at most {warmup.max_iterations})"
+    )
+    pretrain = (
+        "none"
+        if recipe.pretrain is None
+        else f"{recipe.pretrain.share:.0%} of the samples' tokens in windows of"
+        f" {recipe.pretrain.length}"
+    )
+    return [
+        ("iterations", f"{recipe.iterations}, the first {warmup.iterations} critic-only{gate}"),
+        (
+            "batch",
+            f"{batch.prompts} prompts × {batch.samples_per_prompt} = {batch.samples} samples →"
+            f" {steps} optimiser steps of {per_step} samples"
+            f" ({batch.mini_batches} mini-batches × {batch.epochs} epochs)",
+        ),
+        ("reply", f"≤ {recipe.sampling.max_new_tokens} tokens, top_p {recipe.sampling.top_p}"),
+        (
+            "reward",
+            f"conditional RM − {algorithm.kl_coef}·KL; GAE γ {algorithm.gamma} λ {algorithm.lam}",
+        ),
+        ("pre-training mix", pretrain),
+        ("checkpoints", f"every {recipe.checkpoint_every} iterations"),
+    ]

@@ -1,0 +1,70 @@
+"""Collect the samples of an iteration: replay what the durable log holds, generate the rest."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from actors.rollout import Finished, Request, Rollout, SamplingSettings
+from actors.trajectories import RolloutLog, Trajectory
+from cool_rlhf.ppo.prompts import Prompt
+from pretrain_core.chat import PolicyChat
+from pretrain_core.draws import seed_of
+
+
+@dataclass
+class Rollouts:
+    """The rollout side of PPO; the driver alone appends to the log."""
+
+    rollout: Rollout
+    log: RolloutLog
+    chat: PolicyChat
+    sampling: SamplingSettings
+    samples_per_prompt: int
+    seed: int
+
+    def collect(self, iteration: int, prompts: Sequence[Prompt]) -> list[Trajectory]:
+        """One trajectory per (prompt, sample), in that order, whatever order they ended in."""
+        wanted = {
+            f"{iteration}/{prompt.id}/{sample}": (prompt, sample)
+            for prompt in prompts
+            for sample in range(self.samples_per_prompt)
+        }
+        done = self.log.read(iteration)
+        requests = [
+            Request(
+                id=name,
+                tokens=list(prompt.tokens),
+                seed=seed_of(self.seed, "rollout", iteration, name),
+            )
+            for name, (prompt, _) in wanted.items()
+            if name not in done
+        ]
+        seeds = {request.id: request.seed for request in requests}
+        for finished in self.rollout.generate(requests, self.sampling, self.chat.stop_token_ids):
+            prompt, sample = wanted[finished.id]
+            trajectory = self._trajectory(iteration, prompt, sample, finished, seeds[finished.id])
+            self.log.append(trajectory)
+            done[finished.id] = trajectory
+        return [done[name] for name in wanted]
+
+    def _trajectory(
+        self, iteration: int, prompt: Prompt, sample: int, finished: Finished, seed: int
+    ) -> Trajectory:
+        before, after = len(prompt.tokens), len(finished.tokens)
+        raw = finished.raw_logprobs
+        return Trajectory(
+            id=finished.id,
+            iteration=iteration,
+            sample=sample,
+            prompt_id=prompt.id,
+            messages=(*prompt.messages, self.chat.reply_message(finished.tokens)),
+            given_messages=len(prompt.messages),
+            tokens=[*prompt.tokens, *finished.tokens],
+            is_action=[False] * before + [True] * after,
+            policy_version=[-1] * before + [finished.policy_version] * after,
+            behaviour_logprobs=[0.0] * before + list(finished.behaviour_logprobs),
+            raw_logprobs=None if raw is None else [0.0] * before + list(raw),
+            finish_reason=finished.finish_reason,
+            condition=prompt.condition,
+            seed=seed,
+            engine=self.rollout.engine,
+        )

@@ -1,0 +1,126 @@
+"""Settings of one PPO run; `configs/ppo/paper.yaml` holds the report's values."""
+
+from pydantic import Field, model_validator
+
+from actors.crew import CrewSettings
+from actors.engines.protocol import OptimSettings
+from actors.rollout import SamplingSettings
+from cool_rlhf.ppo.prompts import PromptSettings
+from pretrain_core.cache import InputPath
+from pretrain_core.runs import RunSettings
+from pretrain_core.settings import Settings
+
+
+class BatchSettings(Settings):
+    """How many samples one iteration holds and how they are cut into optimiser steps."""
+
+    prompts: int = Field(512, gt=0, description="prompts per iteration")
+    samples_per_prompt: int = Field(1, gt=0, description="replies per prompt")
+    mini_batches: int = Field(1, gt=0, description="optimiser steps per pass over the samples")
+    epochs: int = Field(1, gt=0, description="passes over the samples of an iteration")
+
+    @property
+    def samples(self) -> int:
+        """Samples per iteration."""
+        return self.prompts * self.samples_per_prompt
+
+    @model_validator(mode="after")
+    def _divides(self) -> "BatchSettings":
+        if self.samples % self.mini_batches:
+            legal = [n for n in range(1, self.samples + 1) if self.samples % n == 0]
+            nearest = min(legal, key=lambda n: abs(n - self.mini_batches))
+            raise ValueError(
+                f"{self.samples} samples cannot be cut into {self.mini_batches} equal mini-batches;"
+                f" the nearest legal number is {nearest}"
+            )
+        return self
+
+
+class AlgorithmSettings(Settings):
+    """What PPO optimises (facts F7)."""
+
+    kl_coef: float = Field(0.01, ge=0, description="β of the per-token KL penalty in the reward")
+    gamma: float = Field(1.0, gt=0, le=1, description="discount")
+    lam: float = Field(0.99, ge=0, le=1, description="λ of GAE")
+    empty_reply_score: float = Field(
+        -5.0, description="score of a reply without text, which no reward model can judge"
+    )
+    missing_end_penalty: float = Field(
+        0.0, ge=0, description="taken off the score of a reply cut at the length limit"
+    )
+
+
+class WarmupSettings(Settings):
+    """The critic-only phase before the policy moves (report §4.2.3)."""
+
+    iterations: int = Field(50, ge=0, description="at least so many critic-only iterations")
+    explained_variance: float | None = Field(
+        None, description="then on until the critic explains this share of unseen returns"
+    )
+    max_iterations: int = Field(100, ge=0, description="never more than this")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "WarmupSettings":
+        if self.max_iterations < self.iterations:
+            raise ValueError("max_iterations is below iterations")
+        return self
+
+
+class PretrainSettings(Settings):
+    """Pre-training text mixed into the policy's updates against the alignment tax."""
+
+    data: InputPath = Field(description="token store folder")
+    share: float = Field(0.5, gt=0, description="its volume as a share of the PPO samples' tokens")
+    length: int = Field(1024, gt=1, description="tokens per drawn window")
+
+
+class GuardSettings(Settings):
+    """Limits beyond which a run stops or warns."""
+
+    logprob_gap: float = Field(
+        0.1, gt=0, description="mean |log-prob of engine − of trainer| that stops the run"
+    )
+    kl_alarm: float = Field(20.0, gt=0, description="KL per reply (nats) that warns")
+    ratio_tolerance: float = Field(
+        0.01, gt=0, description="|ratio − 1| on the first mini-batch that stops the run"
+    )
+
+
+class PPORecipe(Settings):
+    """How PPO is done, apart from which models and prompts it is done with."""
+
+    pretrain: PretrainSettings | None = None
+    iterations: int = Field(400, gt=0)
+    batch: BatchSettings = BatchSettings()
+    algorithm: AlgorithmSettings = AlgorithmSettings()
+    warmup: WarmupSettings = WarmupSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    actor: OptimSettings = Field(OptimSettings(lr=1e-6), description="AdamW of the policy")
+    critic: OptimSettings = Field(OptimSettings(lr=5e-6), description="AdamW of the critic")
+    guards: GuardSettings = GuardSettings()
+    crew: CrewSettings = CrewSettings()
+    checkpoint_every: int = Field(40, gt=0, description="iterations between checkpoints")
+
+    @model_validator(mode="after")
+    def _some_policy_iterations(self) -> "PPORecipe":
+        if self.warmup.max_iterations >= self.iterations:
+            raise ValueError(
+                f"warmup.max_iterations {self.warmup.max_iterations} leaves none of"
+                f" {self.iterations} iterations to train the policy"
+            )
+        if (self.pretrain is None) != (self.crew.policy.ptx_coef == 0):
+            raise ValueError(
+                f"crew.policy.ptx_coef is {self.crew.policy.ptx_coef} and `pretrain` is"
+                f" {'not set' if self.pretrain is None else 'set'}: give both, or set ptx_coef to 0"
+            )
+        return self
+
+
+class PPOSettings(PPORecipe):
+    """One PPO run."""
+
+    run: RunSettings = RunSettings()
+    policy: InputPath = Field(description="SFT model folder; also the reference")
+    initial_policy: InputPath | None = Field(None, description="start elsewhere than at `policy`")
+    reward_model: InputPath = Field(description="conditional reward model folder; also the critic")
+    prompts: PromptSettings

@@ -1,0 +1,69 @@
+"""Conditional PPO (report §4.2.3): the loop, read from top to bottom."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from actors.crew import Crew, Models
+from cool_rlhf.ppo.checkpoint import Checkpoints
+from cool_rlhf.ppo.experience import ExperienceMaker
+from cool_rlhf.ppo.guards import Guards
+from cool_rlhf.ppo.measure import Clock, iteration_metrics, push_metrics
+from cool_rlhf.ppo.pretrain_mix import PretrainMix
+from cool_rlhf.ppo.prompts import PromptSet
+from cool_rlhf.ppo.rollouts import Rollouts
+from cool_rlhf.ppo.settings import PPOSettings
+from cool_rlhf.ppo.updates import update_actor_and_critic
+from cool_rlhf.ppo.warmup import CriticWarmup
+from pretrain_core.runs import Progress, Run, StopSignal
+
+
+@dataclass
+class Trainer:
+    """Everything one PPO run needs, put together by `cool_rlhf.ppo.build`."""
+
+    settings: PPOSettings
+    run: Run
+    crew: Crew
+    models: Models
+    prompts: PromptSet
+    rollouts: Rollouts
+    experience: ExperienceMaker
+    pretrain: PretrainMix | None
+    warmup: CriticWarmup
+    guards: Guards
+    checkpoints: Checkpoints
+
+    def train(self, stop: StopSignal) -> Path:
+        """Run all iterations that are left; returns the folder of the last policy (HF layout)."""
+        first = self.checkpoints.restore(self.crew, self.models, self.warmup)
+        self.run.truncate_metrics(first - 1)
+        progress = Progress(self.settings.iterations, "ppo", first=first)
+        for iteration in range(first, self.settings.iterations):
+            clock = Clock()
+            with clock("rollout"):
+                prompts = self.prompts.draw(self.run.seed, iteration, self.settings.batch.prompts)
+                trajectories = self.rollouts.collect(iteration, prompts)
+            with clock("experience"):
+                batch = self.experience.make(iteration, trajectories)
+                self.guards.check_batch(batch)
+            with clock("update"):
+                train_policy = self.warmup.passed(batch.explained_variance)
+                pretrain = self.pretrain.draw(iteration) if self.pretrain and train_policy else None
+                updates = update_actor_and_critic(
+                    self.crew, batch, pretrain, self.settings, iteration, train_policy=train_policy
+                )
+                self.guards.check_updates(updates)
+            if train_policy:
+                with clock("push"):
+                    pushed = self.crew.push_weights(version=self.crew.policy_version + 1)
+                updates |= push_metrics(pushed)
+            metrics = iteration_metrics(batch, updates, clock, self.warmup)
+            self.run.log(iteration, metrics)
+            progress.update(iteration, **self.guards.summary(metrics))
+            if self.checkpoints.due(iteration) or stop.requested:
+                with self.run.phase("checkpoint"):
+                    self.checkpoints.save(iteration, self.crew, self.warmup)
+            if stop.requested:
+                stop.announce()
+        progress.close()
+        return self.checkpoints.policy(self.settings.iterations - 1)

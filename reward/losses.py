@@ -1,0 +1,111 @@
+"""Reward-model losses: focal ranking loss and logarithmic barrier (report §4.2.1, eq. 1-3).
+
+All of it in fp32, whatever the dtype of the scores.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from pretrain_core.settings import Settings
+
+Ranking = Literal["focal", "bradley_terry"]
+
+
+class LossSettings(Settings):
+    """The loss of a reward model; the defaults are the report's."""
+
+    ranking: Ranking = "focal"
+    gamma: float = Field(2.0, ge=0)
+    penalty_weight: float = Field(0.02, ge=0)
+    bound: float = Field(5.0, gt=0)
+    linear_beyond: float = Field(4.95, gt=0)
+
+    @model_validator(mode="after")
+    def _the_seam_lies_inside_the_band(self) -> "LossSettings":
+        if self.linear_beyond >= self.bound:
+            raise ValueError(f"linear_beyond {self.linear_beyond} must be below bound {self.bound}")
+        return self
+
+
+@dataclass(frozen=True)
+class RewardLoss:
+    """Per-pair terms [pairs]; `loss` is the mean over the pairs of this batch."""
+
+    ranking: Tensor
+    penalty: Tensor
+    per_pair: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        """Mean over pairs (scalar)."""
+        return self.per_pair.mean()
+
+
+def focal_ranking_loss(
+    chosen: Tensor, rejected: Tensor, gamma: float = 2.0, margin: Tensor | None = None
+) -> Tensor:
+    """−(1 − 2·max(0, P − ½))^γ · log P with P = σ(chosen − rejected − margin), per pair [pairs].
+
+    γ = 0 is the Bradley-Terry loss. The gradient flows through the focal factor too.
+    """
+    difference = _difference(chosen, rejected, margin)
+    log_p = F.logsigmoid(difference)
+    if gamma == 0:
+        return -log_p
+    # 1 − 2·max(0, P − ½) = 2·σ(−d) for d > 0: written so that it does not cancel to zero in fp32
+    # for confident pairs.
+    factor = 2 * torch.sigmoid(-F.relu(difference))
+    return -(factor**gamma) * log_p
+
+
+def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | None = None) -> Tensor:
+    """−log σ(chosen − rejected − margin), per pair [pairs]."""
+    return -F.logsigmoid(_difference(chosen, rejected, margin))
+
+
+def log_barrier_penalty(x: Tensor, bound: float = 5.0, linear_beyond: float = 4.95) -> Tensor:
+    """−(log(bound + x) + log(bound − x)) per score; linear with the same slope past the seam.
+
+    Once continuously differentiable everywhere, so a score outside the band is pulled back instead
+    of losing its gradient. Raises ValueError unless 0 < linear_beyond < bound.
+    """
+    if not 0 < linear_beyond < bound:
+        raise ValueError(f"linear_beyond {linear_beyond} must lie between 0 and bound {bound}")
+    x = x.float()
+    inside = x.clamp(-linear_beyond, linear_beyond)
+    slope = 2 * linear_beyond / (bound**2 - linear_beyond**2)  # 19.9 for the report's band
+    beyond = F.relu(x.abs() - linear_beyond)
+    return -(torch.log(bound + inside) + torch.log(bound - inside)) + slope * beyond
+
+
+def reward_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    settings: LossSettings | None = None,
+    margin: Tensor | None = None,
+) -> RewardLoss:
+    """Ranking loss + λ · mean of the two penalties, per pair [pairs]."""
+    s = settings or LossSettings()
+    if s.ranking == "focal":
+        ranking = focal_ranking_loss(chosen, rejected, s.gamma, margin)
+    else:
+        ranking = bradley_terry_loss(chosen, rejected, margin)
+    penalty = 0.5 * (
+        log_barrier_penalty(chosen, s.bound, s.linear_beyond)
+        + log_barrier_penalty(rejected, s.bound, s.linear_beyond)
+    )
+    return RewardLoss(ranking, penalty, ranking + s.penalty_weight * penalty)
+
+
+def _difference(chosen: Tensor, rejected: Tensor, margin: Tensor | None) -> Tensor:
+    if chosen.shape != rejected.shape:
+        raise ValueError(
+            f"chosen {tuple(chosen.shape)} and rejected {tuple(rejected.shape)} differ"
+        )
+    difference = chosen.float() - rejected.float()
+    return difference if margin is None else difference - margin.float()

@@ -1,0 +1,61 @@
+"""Sums and counts of training metrics between two log lines."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from reward.losses import RewardLoss
+from reward.pairs import Pair
+
+
+class Meter:
+    """Means over everything added since the last `drain`: exact, however batches differ in size."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, float] = defaultdict(float)
+
+    def add(self, name: str, total: float, count: float) -> None:
+        """Add `count` values that sum to `total`."""
+        self._sums[name] += total
+        self._counts[name] += count
+
+    def drain(self) -> dict[str, float]:
+        """Means since the last call; names without values are left out."""
+        means = {n: self._sums[n] / count for n, count in self._counts.items() if count}
+        self._sums.clear()
+        self._counts.clear()
+        return means
+
+
+def batch_sums(
+    pairs: Sequence[Pair], scores: Tensor, loss: RewardLoss, conditions: Sequence[str], bound: float
+) -> dict[str, tuple[float, float]]:
+    """Metric → (sum, count) of one batch, the loss first, the same names on every rank.
+
+    `scores` [2 · pairs]: the chosen sides, then the rejected ones.
+    """
+    count = float(len(pairs))
+    chosen, rejected = scores.detach()[: len(pairs)], scores.detach()[len(pairs) :]
+    right = (chosen > rejected).float()
+    per_pair = {
+        "loss/reward": loss.per_pair.detach(),
+        "loss/ranking": loss.ranking.detach(),
+        "loss/penalty": loss.penalty.detach(),
+        "rewards/accuracies": right,
+        "rewards/margins": chosen - rejected,
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+    }
+    rows = {name: (float(values.sum()), count) for name, values in per_pair.items()}
+    rows["rewards/outside_band"] = (float((scores.detach().abs() > bound).sum()), 2 * count)
+    for name in conditions:
+        mine = [row for row, pair in enumerate(pairs) if pair.condition == name]
+        rows[f"rm/{name}/accuracy"] = (float(right[mine].sum()), float(len(mine)))
+    longest = max((max(pair.lengths) for pair in pairs), default=0)
+    rows["perf/useful_tokens"] = (
+        float(sum(sum(pair.lengths) for pair in pairs)),
+        2 * count * longest,
+    )
+    return rows

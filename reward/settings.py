@@ -1,0 +1,47 @@
+"""Settings of reward-model training; the defaults are the report's (§4.2.1)."""
+
+from pydantic import Field, model_validator
+
+from pretrain_core.settings import Settings
+from reward.losses import LossSettings
+
+
+class RewardTrainSettings(Settings):
+    """How a reward model is trained; `paper` and `tiny` presets are in configs/reward."""
+
+    use_condition: bool = Field(
+        True, description="False: every input is built under `default` (the baseline without)"
+    )
+    condition_dropout: float = Field(
+        0.1, ge=0, lt=1, description="share of pairs read under `default`, whatever their condition"
+    )
+    loss: LossSettings = LossSettings()
+    epochs: int = Field(1, gt=0)
+    max_length: int = Field(8192, gt=8, description="tokens of one input, score token included")
+    batch_tokens: int = Field(
+        16384, gt=16, description="padded tokens of one batch of whole pairs, per rank"
+    )
+    accumulate: int = Field(1, gt=0, description="batches per optimiser step, per rank")
+    learning_rate: float = Field(1e-5, gt=0)
+    final_learning_rate: float = Field(5e-6, ge=0, description="where the cosine ends")
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: float = Field(1.0, gt=0)
+    bf16: bool = Field(True, description="autocast; weights, head, loss and scores stay in fp32")
+    gradient_checkpointing: bool = False
+    log_every: int = Field(10, gt=0, description="steps")
+    max_seconds: float | None = Field(
+        None, gt=0, description="stop after the step that passes this wall time"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "RewardTrainSettings":
+        if self.batch_tokens < 2 * self.max_length:
+            raise ValueError(
+                f"batch_tokens {self.batch_tokens} holds no pair of max_length {self.max_length}: "
+                f"at least {2 * self.max_length} are needed"
+            )
+        if self.final_learning_rate > self.learning_rate:
+            raise ValueError("final_learning_rate is above learning_rate")
+        return self

@@ -1,0 +1,146 @@
+"""Tiny models, requests, and a stand-in for the policy that only has weights."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from actors.batch import Sequences
+from actors.forward import LogprobResult
+from actors.group import Group, Pending
+from actors.placement import RoleResources
+from actors.rollout import Rollout
+from actors.rollout.requests import Request, SamplingSettings
+from actors.rollout.wire import Manifest, TransferAddress, WeightSender
+from actors.rollout.worker import RolloutWorker
+from actors.worker import Worker
+from pretrain_core.draws import rng, seed_of
+from pretrain_core.model.logprobs import logprobs_of
+from tests.support import randomise
+
+VOCABULARY, STOP, CONTEXT = 512, 5, 96
+GREEDY = SamplingSettings(temperature=0, max_new_tokens=12, min_new_tokens=2)
+WARM = SamplingSettings(temperature=0.7, top_p=0.8, max_new_tokens=24, min_new_tokens=3)
+
+
+def make_folder(folder: Path, seed: int, tied: bool = False, heads: int = 2) -> Path:
+    """A Llama of hidden 64; two heads are 32 wide, the narrowest that vLLM takes on CPU."""
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
+        max_position_embeddings=512,
+        tie_word_embeddings=tied,
+        eos_token_id=2,
+    )
+    model = LlamaForCausalLM(config)
+    randomise(model, seed=seed)
+    model.save_pretrained(folder)
+    return folder
+
+
+def requests(count: int, longest: int = 20) -> list[Request]:
+    draws = rng(0, "test requests")
+    return [
+        Request(
+            f"r{index}",
+            draws.integers(11, VOCABULARY, size=int(draws.integers(2, longest))).tolist(),
+            seed_of(1, "rollout", 0, index),
+        )
+        for index in range(count)
+    ]
+
+
+def reference_logprobs(folder: Path, batch: Sequences) -> Tensor:
+    """Log-probs `[tokens]` of all tokens but the first, by a fresh transformers model."""
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    found = torch.zeros(len(batch.tokens))
+    ends = batch.cu_seqlens.tolist()
+    with torch.inference_mode():
+        for start, end in pairwise(ends):
+            tokens = batch.tokens[start:end]
+            logits = model(input_ids=tokens[None]).logits[0, :-1]
+            found[start + 1 : end] = logprobs_of(logits, tokens[1:])
+    return found
+
+
+class Holder(Worker):
+    """A policy worker reduced to what the push needs: weights of a folder."""
+
+    sender: WeightSender | None = None
+    folder: Path
+    weights: dict[str, Tensor]
+
+    def load(self, folder: Path, drop: str | None, widen: str | None, fail: bool) -> None:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self.folder = folder
+        self.weights = {
+            name: torch.cat([p.detach()] * 2) if name == widen else p.detach()
+            for name, p in model.named_parameters()
+            if name != drop
+        }
+        self.fail = fail
+
+    def send_weights(self, address: TransferAddress) -> Manifest:
+        if self.sender is None or self.sender.address != address:
+            self.sender = WeightSender(address)
+        return self.sender.send(self._gathered())
+
+    def _gathered(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self.weights.items()
+        if self.fail:
+            raise MemoryError("no room to gather the rest")
+
+    def logprobs(self, batch: Sequences) -> LogprobResult:
+        found = reference_logprobs(self.folder, batch)
+        return LogprobResult(found, torch.zeros_like(found))
+
+
+class HolderPolicy:
+    """The driver's side of `Holder`: a `Source` of weights."""
+
+    def __init__(self) -> None:
+        self.group = Group("policy", Holder, RoleResources(threads=1))
+
+    def hold(
+        self,
+        folder: Path,
+        drop: str | None = None,
+        widen: str | None = None,
+        fail: bool = False,
+    ) -> None:
+        self.group.call("load", folder, drop, widen, fail).result()
+
+    def send_weights(self, address: TransferAddress) -> Pending[Manifest]:
+        return self.group.only(0, "send_weights", address)
+
+    def logprobs(self, batch: Sequences) -> Pending[LogprobResult]:
+        return self.group.only(0, "logprobs", batch)
+
+    def close(self) -> None:
+        self.group.close()
+
+
+class ForgetfulWorker(RolloutWorker):
+    """Can be made to leave tied heads as they were, as vLLM's own engines would."""
+
+    def forget_heads(self, forget: bool) -> None:
+        from actors.rollout import vllm_transfer
+
+        repack = vllm_transfer.repack_heads
+        vllm_transfer.repack_heads = (lambda model: None) if forget else self._kept
+        self._kept = repack
+
+
+class ForgetfulRollout(Rollout):
+    worker_type = ForgetfulWorker
+
+    def forget_heads(self, forget: bool) -> None:
+        self._group.call("forget_heads", forget).result()

@@ -1,0 +1,271 @@
+"""The policy on Ray and DeepSpeed: gradients, gates, state, export."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from actors.batch import Experience, Sequences, Totals
+from actors.engines.protocol import EngineSettings, NonFiniteError, OptimSettings
+from actors.group import ActorFailed, Group
+from actors.losses import policy_loss, pretrain_loss
+from actors.policy import Policy, PolicySettings
+from actors.reference import Reference, ReferenceSettings
+from tests.actors.probe import ProbePolicyWorker
+from tests.actors.samples import alone, random_experience, random_text
+
+# With so large an ε AdamW's first step is lr·g/ε: weights before − after are the gradient.
+PLAIN = OptimSettings(lr=1e4, eps=1e4, grad_clip=1e9)
+EXPERIENCE = random_experience([12, 30, 7, 21, 16], seed=3)
+TEXT = random_text([25, 11, 18], seed=4)
+TOTALS = Totals(EXPERIENCE.sequences.actions, TEXT.actions)
+
+
+def settings(ranks: int = 1, **changes: Any) -> PolicySettings:
+    engine = EngineSettings(
+        zero_stage=changes.pop("zero_stage", 0), dtype=changes.pop("dtype", "float32")
+    )
+    return PolicySettings(world_size=ranks, cpus=0.5, engine=engine, **changes)
+
+
+def started(ranks: int) -> Policy:
+    plain = settings(ranks)
+    return Policy(Group("policy", ProbePolicyWorker, plain, arguments=(plain,)), plain)
+
+
+@pytest.fixture(scope="module")
+def policies(ray_session: object) -> Iterator[dict[int, Policy]]:
+    both = {ranks: started(ranks) for ranks in (1, 2)}
+    yield both
+    for policy in both.values():
+        policy.close()
+
+
+def load(
+    policy: Policy,
+    folder: Path,
+    optim: OptimSettings = PLAIN,
+    state: Path | None = None,
+    micro_batch_tokens: int = 64,
+    **changes: Any,
+) -> Policy:
+    policy.settings = settings(policy.group.world_size, **changes)
+    policy.group.call("configure", policy.settings)
+    policy.load(folder, optim, 7, state, micro_batch_tokens).result()
+    return policy
+
+
+def weights(policy: Policy) -> dict[str, Tensor]:
+    return policy.group.only(0, "all_weights").result()
+
+
+def expected_gradients(folder: Path, ptx_coef: float = 0.5) -> dict[str, Tensor]:
+    """By the plainest computation: one sequence at a time, no padding, plain autograd."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+    def logprobs(batch: Sequences) -> Tensor:
+        ends = batch.cu_seqlens.tolist()
+        rows = [
+            alone(model, batch.tokens[a:b].tolist(), batch.is_action[a:b].tolist())
+            for a, b in itertools.pairwise(ends)
+        ]
+        return torch.cat(rows)[batch.is_action]
+
+    at = EXPERIENCE.sequences.is_action
+    ppo, _ = policy_loss(
+        logprobs(EXPERIENCE.sequences),
+        EXPERIENCE.old_logprobs[at],
+        EXPERIENCE.advantages[at],
+        denominator=TOTALS.actions,
+    )
+    ptx, _ = pretrain_loss(logprobs(TEXT), denominator=TOTALS.pretrain_tokens)
+    (ppo + ptx_coef * ptx).backward()
+    return {name: weight.grad for name, weight in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "zero_stage", "micro_batch_tokens"),
+    [(1, 0, 30), (1, 0, 200), (1, 2, 64), (2, 0, 30), (2, 0, 200), (2, 1, 64), (2, 2, 30)],
+)
+def test_gradients_do_not_depend_on_ranks_sharding_or_micro_batches(
+    policies: dict[int, Policy],
+    model_folder: Path,
+    ranks: int,
+    zero_stage: int,
+    micro_batch_tokens: int,
+) -> None:
+    policy = load(
+        policies[ranks],
+        model_folder,
+        micro_batch_tokens=micro_batch_tokens,
+        zero_stage=zero_stage,
+    )
+    before = weights(policy)
+    metrics = policy.update(EXPERIENCE, TEXT, TOTALS).result()
+    after = weights(policy)
+    wanted = expected_gradients(model_folder)
+    norm = torch.stack([g.norm() for g in wanted.values()]).norm().item()
+    for name, gradient in wanted.items():
+        error = (before[name] - after[name] - gradient).norm() / gradient.norm()
+        assert error < 1e-4, name
+    assert metrics["actor/grad_norm"] == pytest.approx(norm, rel=1e-4)
+    assert metrics["actor/lr"] == PLAIN.lr
+
+
+def test_ptx_coef_changes_the_gradient_and_needs_text(
+    policies: dict[int, Policy], model_folder: Path
+) -> None:
+    norms = {}
+    for coefficient in (0.0, 0.5, 2.0):
+        policy = load(policies[1], model_folder, ptx_coef=coefficient)
+        text = TEXT if coefficient else None
+        norms[coefficient] = policy.update(EXPERIENCE, text, TOTALS).result()["actor/grad_norm"]
+        wanted = expected_gradients(model_folder, coefficient).values()
+        norm = torch.stack([gradient.norm() for gradient in wanted]).norm().item()
+        assert norms[coefficient] == pytest.approx(norm, rel=1e-4)
+    assert len(set(norms.values())) == 3
+    with pytest.raises(ValueError, match=r"ptx_coef is 2\.0 but no pre-training batch"):
+        policy.update(EXPERIENCE, None, TOTALS)
+    policy = load(policies[1], model_folder, ptx_coef=0.0)
+    with pytest.raises(ValueError, match=r"ptx_coef is 0\.0 but a batch was given"):
+        policy.update(EXPERIENCE, TEXT, TOTALS)
+    with pytest.raises(ValueError, match="less than what the batch itself holds"):
+        policy.update(EXPERIENCE, None, Totals(1))
+
+
+def test_logprobs_are_those_of_the_model_and_the_ratio_starts_at_one(
+    policies: dict[int, Policy], model_folder: Path, ray_session: object
+) -> None:
+    policy = load(policies[2], model_folder, OptimSettings(lr=1e-3))
+    batch = EXPERIENCE.sequences
+    found = policy.logprobs(batch).result()
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    ends = batch.cu_seqlens.tolist()
+    with torch.no_grad():
+        rows = [
+            alone(model, batch.tokens[a:b].tolist(), batch.is_action[a:b].tolist())
+            for a, b in itertools.pairwise(ends)
+        ]
+    assert torch.allclose(found.logprobs, torch.cat(rows), atol=1e-5)
+    assert (found.entropy[batch.is_action] > 0).all()
+    assert found.entropy[~batch.is_action].abs().sum() == 0
+
+    reference = Reference.start(ReferenceSettings(dtype="float32", cpus=0.5))
+    reference.load(model_folder, 64).result()
+    same = reference.logprobs(batch).result()
+    assert torch.allclose(same.logprobs, found.logprobs, atol=1e-5)
+    reference.close()
+
+    on_policy = replace(EXPERIENCE, old_logprobs=found.logprobs)
+    metrics = policy.update(on_policy, TEXT, TOTALS).result()
+    assert metrics["policy/ratio_avg"] == pytest.approx(1.0, abs=1e-5)
+    assert metrics["policy/clipfrac_avg"] == 0.0
+    moved = policy.update(on_policy, TEXT, TOTALS).result()
+    assert moved["policy/approxkl_avg"] > 1e-6
+
+
+def with_advantage(value: float) -> Experience:
+    """The experience with one advantage of sample-1 replaced."""
+    advantages = EXPERIENCE.advantages.clone()
+    advantages[EXPERIENCE.sequences.cu_seqlens[2] - 1] = value
+    return replace(EXPERIENCE, advantages=advantages)
+
+
+@pytest.mark.parametrize(("ranks", "zero_stage"), [(1, 0), (2, 0), (2, 2)])
+def test_a_nan_is_named_before_weights_change_and_training_can_go_on(
+    policies: dict[int, Policy], model_folder: Path, ranks: int, zero_stage: int
+) -> None:
+    policy = load(policies[ranks], model_folder, zero_stage=zero_stage)
+    before = weights(policy)
+    with pytest.raises(ActorFailed, match=r"non-finite loss in samples .*sample-1") as caught:
+        policy.update(with_advantage(torch.nan), TEXT, TOTALS).result()
+    assert isinstance(caught.value.cause, NonFiniteError)
+    assert "sample-1" in caught.value.cause.sample_ids
+    assert len(caught.value.cause.sample_ids) < len(EXPERIENCE.ids)
+    # A finite loss whose gradient is beyond fp32.
+    with pytest.raises(ActorFailed, match=r"gradient norm is .*sample-1"):
+        policy.update(with_advantage(-1e37), TEXT, TOTALS).result()
+    unchanged = weights(policy)
+    assert all(torch.equal(before[name], unchanged[name]) for name in before)
+    assert policy.update(EXPERIENCE, TEXT, TOTALS).result()["actor/grad_norm"] == pytest.approx(
+        torch.stack([g.norm() for g in expected_gradients(model_folder).values()]).norm().item(),
+        rel=1e-4,
+    )
+
+
+def test_bfloat16_is_near_float32(policies: dict[int, Policy], model_folder: Path) -> None:
+    exact = load(policies[1], model_folder).logprobs(EXPERIENCE.sequences).result()
+    policy = load(policies[1], model_folder, OptimSettings(lr=1e-3), dtype="bfloat16")
+    found = policy.logprobs(EXPERIENCE.sequences).result()
+    gap = (found.logprobs - exact.logprobs).abs()
+    assert 0 < gap.max() < 0.5
+    metrics = policy.update(replace(EXPERIENCE, old_logprobs=found.logprobs), TEXT, TOTALS).result()
+    assert metrics["policy/ratio_avg"] == pytest.approx(1.0, abs=0.02)
+    assert all(weight.dtype == torch.float32 for weight in weights(policy).values())
+
+
+@pytest.mark.parametrize(("ranks", "zero_stage"), [(1, 0), (2, 1)])
+def test_a_reloaded_policy_goes_on_bit_for_bit(
+    policies: dict[int, Policy], model_folder: Path, tmp_path: Path, ranks: int, zero_stage: int
+) -> None:
+    optim = OptimSettings(lr=1e-2, weight_decay=0.1)
+    policy = load(policies[ranks], model_folder, optim, zero_stage=zero_stage)
+    policy.update(EXPERIENCE, TEXT, TOTALS).result()
+    policy.group.call("random_number").result()
+    policy.save_state(tmp_path).result()
+    numbers = [policy.group.call("random_number").result()]
+    steps = [policy.update(EXPERIENCE, TEXT, TOTALS).result()]
+    ends = [weights(policy)]
+    load(policy, model_folder, optim, tmp_path, zero_stage=zero_stage)
+    numbers.append(policy.group.call("random_number").result())
+    steps.append(policy.update(EXPERIENCE, TEXT, TOTALS).result())
+    ends.append(weights(policy))
+    assert numbers[0] == numbers[1]
+    assert steps[0] == steps[1]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    with pytest.raises(ActorFailed, match="holds no training state"):
+        load(policy, model_folder, optim, tmp_path / "nowhere")
+
+
+def test_export_is_a_folder_that_transformers_load(
+    policies: dict[int, Policy], model_folder: Path, tmp_path: Path
+) -> None:
+    policy = load(policies[2], model_folder, OptimSettings(lr=1e-2))
+    policy.update(EXPERIENCE, TEXT, TOTALS).result()
+    policy.export(tmp_path).result()
+    stored, held = load_file(tmp_path / "model.safetensors"), weights(policy)
+    assert set(stored) == set(held)
+    assert all(torch.equal(stored[name], held[name]) for name in held)
+    messages = [{"role": "user", "content": "Hello"}]
+    texts = [
+        AutoTokenizer.from_pretrained(folder).apply_chat_template(messages, tokenize=False)
+        for folder in (model_folder, tmp_path)
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_tied_heads_are_one_weight(
+    policies: dict[int, Policy], model_folder: Path, tmp_path: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(model_folder, tie_word_embeddings=True)
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    model.save_pretrained(tmp_path / "tied")
+    policy = load(policies[1], tmp_path / "tied", OptimSettings(lr=1e-2))
+    policy.update(EXPERIENCE, TEXT, TOTALS).result()
+    held = weights(policy)
+    assert "lm_head.weight" not in held
+    policy.export(tmp_path / "out").result()
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    assert torch.equal(again.lm_head.weight, held["model.embed_tokens.weight"])
+
+
+def test_threads_are_what_the_settings_say(policies: dict[int, Policy]) -> None:
+    assert policies[1].group.call("threads").result() == [(1, "1")]

@@ -1,0 +1,77 @@
+"""Each guard is tripped once."""
+
+import logging
+
+import pytest
+import torch
+
+from actors.batch import Experience, Sequences
+from actors.trajectories import Trajectory
+from cool_rlhf.ppo.advantages import ActionGrid
+from cool_rlhf.ppo.experience import Batch
+from cool_rlhf.ppo.guards import GuardError, Guards, logprob_gap
+from cool_rlhf.ppo.settings import GuardSettings
+from pretrain_core.chat import Message
+
+MESSAGES = (Message(role="user", content="q"), Message(role="assistant", content="a"))
+
+
+def batch(engine_gap: float = 0.0, kl: float = 0.0, raw: bool = True) -> Batch:
+    """Two samples of one prompt token and two actions; the second sample carries the gap."""
+    trajectories = tuple(
+        Trajectory(
+            id=name,
+            iteration=0,
+            sample=0,
+            prompt_id=name,
+            messages=MESSAGES,
+            tokens=[1, 2, 3],
+            is_action=[False, True, True],
+            policy_version=[-1, 0, 0],
+            behaviour_logprobs=[0.0, -1.0, -1.0],
+            raw_logprobs=[0.0, -1.0 - gap, -1.0 - gap] if raw else None,
+            finish_reason="stop",
+            condition="helpful",
+            seed=0,
+            engine="vllm",
+        )
+        for name, gap in (("good", 0.0), ("bad", engine_gap))
+    )
+    sequences = Sequences.pack([(t.tokens, t.is_action) for t in trajectories])
+    old = torch.tensor([0.0, -1.0, -1.0] * 2)
+    return Batch(
+        trajectories=trajectories,
+        experience=Experience(("good", "bad"), sequences, old, old, old),
+        grid=ActionGrid.of(sequences),
+        scores=torch.zeros(2),
+        rm_version="v1",
+        reference_logprobs=old - torch.tensor([0.0, kl / 2, kl / 2] * 2),
+        entropy=torch.zeros(6),
+        values=torch.zeros(6),
+        rewards=torch.zeros(6),
+    )
+
+
+def test_a_healthy_batch_passes() -> None:
+    guards = Guards(GuardSettings())
+    guards.check_batch(batch())
+    guards.check_updates({"policy/first_ratio": 1.0})
+    assert logprob_gap(batch(engine_gap=0.4)) == pytest.approx(0.2)
+    assert logprob_gap(batch(raw=False)) is None
+
+
+def test_engine_with_other_weights_stops_the_run_and_names_the_sample() -> None:
+    with pytest.raises(GuardError, match=r"by 0\.2500.*sample bad"):
+        Guards(GuardSettings()).check_batch(batch(engine_gap=0.5))
+
+
+def test_a_ratio_off_one_stops_the_run() -> None:
+    with pytest.raises(GuardError, match=r"1\.0300"):
+        Guards(GuardSettings()).check_updates({"policy/first_ratio": 1.03})
+
+
+def test_high_kl_warns_with_advice(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        Guards(GuardSettings(kl_alarm=5.0)).check_batch(batch(kl=8.0))
+    assert "8.0 nats" in caplog.text
+    assert "kl_coef" in caplog.text

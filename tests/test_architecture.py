@@ -1,0 +1,55 @@
+"""What may import what, and what a light import must not load."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import run_python
+
+HEAVY = ("ray", "vllm", "deepspeed", "trl")
+
+
+def test_imports_go_down_only() -> None:
+    found = subprocess.run(
+        [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "pretrain_core",
+        "pretrain_core.model",
+        "pretrain_core.train",
+        "pretrain_core.sft",
+        "reward.losses",
+        "reward.model",
+        "reward.data",
+        "reward.conditions",
+    ],
+)
+def test_light_imports_load_nothing_heavy(module: str) -> None:
+    code = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    loaded = {name.split(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+    assert not loaded & set(HEAVY)
+
+
+def test_every_shipped_settings_file_is_valid() -> None:
+    from cool_rlhf.demo.settings import DemoSettings
+    from cool_rlhf.online.settings import OnlineSettings
+    from cool_rlhf.ppo.settings import PPOSettings
+    from pretrain_core.settings import load
+
+    for schema, folder in ((PPOSettings, "ppo"), (OnlineSettings, "online")):
+        for file in sorted(Path("configs", folder).glob("*.yaml")):
+            load(schema, file)
+    load(DemoSettings, Path("configs/demo.yaml"))
