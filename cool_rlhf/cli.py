@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from cool_rlhf.tables import print_table
-from pretrain_core.errors import InputError
+from pretrain_core.errors import InputError, RunFailed
 from pretrain_core.runs import latest_run
 from pretrain_core.settings import check, difference, load, show
+from reward.cli import app as reward_app
 
 console = Console()
 app = typer.Typer(
@@ -22,6 +24,7 @@ config_app = typer.Typer(help="Check and show settings files.", no_args_is_help=
 online_app = typer.Typer(help="Rounds of PPO and reward model updates.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(online_app, name="online")
+app.add_typer(reward_app, name="reward")
 
 Config = Annotated[Path, typer.Argument(help="YAML settings file, e.g. configs/ppo/tiny.yaml")]
 Overrides = Annotated[
@@ -161,12 +164,12 @@ def _schema(kind: str):  # type: ignore[no-untyped-def]
     from cool_rlhf.demo.settings import DemoSettings
     from cool_rlhf.online.settings import OnlineSettings
     from cool_rlhf.ppo.settings import PPOSettings
-    from reward.trainer import RewardTrainSettings
+    from reward.cli import RewardCommandSettings
 
     schemas = {
         "ppo": PPOSettings,
         "online": OnlineSettings,
-        "reward": RewardTrainSettings,
+        "reward": RewardCommandSettings,
         "demo": DemoSettings,
     }
     if kind not in schemas:
@@ -201,7 +204,7 @@ def config_difference(kind: Kind, first: Path, second: Path) -> None:
 
 
 def main() -> None:
-    """Entry point: known errors end in one readable line and exit status 2."""
+    """Entry point: known errors end in one readable line, exit status 2 (input) or 1 (failure)."""
     from cool_rlhf.online.labels import WaitingForLabels
 
     try:
@@ -209,6 +212,6 @@ def main() -> None:
     except WaitingForLabels as waiting:
         console.print(str(waiting))
         raise SystemExit(WAITING) from None
-    except InputError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
-        raise SystemExit(2) from None
+    except (InputError, RunFailed) as error:
+        Console(stderr=True).print("[red]error:[/red]", Text(str(error)))
+        raise SystemExit(2 if isinstance(error, InputError) else 1) from None

@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     Command lines print these as one line; any other exception is a fault and keeps its trace.
     """
+
+
+class RunFailed(RuntimeError):
+    """A run had to stop for a cause outside the code; the message names it and the way out."""

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain_core.cache import cache_root
+from pretrain_core.errors import RunFailed
 from pretrain_core.runs import hash_file
 
 
-class PinnedPackageError(RuntimeError):
+class PinnedPackageError(RunFailed):
     """A pinned package cannot be fetched, or is not the one that was pinned."""
 
 

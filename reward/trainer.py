@@ -7,15 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pretrain_core.runs import Run, StopSignal, hash_folder, read_json, write_json
+from pretrain_core.runs import Run, StopSignal, read_json, write_json
+from pretrain_core.runs.lineage import hash_artefact
 from reward.conditions import Conditions
 from reward.data import Preference
 from reward.model import CARD, RewardModel, RewardModelError, fresh_reward_model
 from reward.packing import plan_batches
 from reward.pairs import Pair, tokenise_pairs
 from reward.settings import RewardTrainSettings
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 __all__ = [
     "RewardTrainSettings",
@@ -64,10 +68,14 @@ def train_reward(
     if not pairs:
         reason = f"; the first was left out because {left_out[0].reason}" if left_out else ""
         raise RewardTrainingError(f"no pair to train on ({len(train)} records{reason})")
-    lineage = {name: hash_folder(path) for name, path in {"base": base, **(parents or {})}.items()}
+    ancestors = {"base": base, **(parents or {})}
+    lineage = {name: hash_artefact(path) for name, path in ancestors.items()}
     work = out.with_name(f".{out.name}.training")
-    resume = _open_work(work, _identity(settings, pairs, conditions, lineage["base"], seed))
-    outcome = fit(model, pairs, settings, seed, run, work, resume, stop)
+    ranks = _ranks()
+    if ranks.is_main_process:
+        _clear_work(work, _identity(settings, pairs, conditions, lineage["base"], seed))
+    ranks.wait_for_everyone()
+    outcome = fit(model, pairs, settings, seed, run, work, _checkpoint(work), stop)
     training = {
         "settings": settings.model_dump(mode="json"),
         "seed": seed,
@@ -76,10 +84,12 @@ def train_reward(
         "left_out": len(left_out),
         **outcome,
     }
-    model.save(out, parents=lineage, training=training)
-    shutil.rmtree(work)
-    if run is not None:
-        run.record(reward={**training, "version": model.version, "path": str(out)})
+    if ranks.is_main_process:
+        model.save(out, parents=lineage, training=training)
+        shutil.rmtree(work)
+        if run is not None:
+            run.record(reward={**training, "version": model.version, "path": str(out)})
+    ranks.wait_for_everyone()
     return out
 
 
@@ -185,16 +195,27 @@ def _identity(
     }
 
 
-def _open_work(work: Path, identity: dict[str, Any]) -> Path | None:
-    """The checkpoint of a stopped training with this identity; other leftovers are removed."""
+def _clear_work(work: Path, identity: dict[str, Any]) -> None:
+    """Keep the checkpoint of a stopped training with this identity, remove other leftovers."""
     saved = work / IDENTITY
-    checkpoints = sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-    if checkpoints and saved.exists() and read_json(saved) == identity:
-        logger.info("continuing reward training from %s", checkpoints[-1])
-        return checkpoints[-1]
+    if _checkpoint(work) is not None and saved.exists() and read_json(saved) == identity:
+        return
     if work.exists():
         logger.warning("%s belongs to another training (or was cut off): starting anew", work)
         shutil.rmtree(work)
     work.mkdir(parents=True)
     write_json(saved, identity)
-    return None
+
+
+def _checkpoint(work: Path) -> Path | None:
+    """The newest checkpoint in a work folder."""
+    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    return found[-1] if found else None
+
+
+def _ranks() -> "PartialState":
+    """The processes of this training: one, or what torchrun started."""
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available())

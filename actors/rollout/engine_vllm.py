@@ -195,6 +195,7 @@ def _start(
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         kv_cache_memory_bytes=kv_cache_bytes,
+        enable_prefix_caching=True,
         logprobs_mode="processed_logprobs",
         weight_transfer_config=WeightTransferConfig(backend=BACKEND),
         disable_log_stats=True,

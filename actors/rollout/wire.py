@@ -257,7 +257,7 @@ def _packed(batch: list[tuple[str, Tensor]], dtype: torch.dtype) -> tuple[list[_
         }
         for name, tensor in batch
     ]
-    payload = torch.zeros(sum(row["bytes"] for row in rows), dtype=torch.uint8)
+    payload = torch.empty(sum(row["bytes"] for row in rows), dtype=torch.uint8)
     for (_, place), (_, tensor) in zip(_unpacked(rows, payload), batch, strict=True):
         place.copy_(tensor.detach())
     return rows, payload

@@ -138,7 +138,5 @@ class RolloutWorker(Worker):
 
     def _usable(self) -> Engine:
         if self._stale is not None:
-            raise StaleWeightsError(
-                f"{self!r}: {self._stale}; load a model folder before going on"
-            )
+            raise StaleWeightsError(f"{self!r}: {self._stale}; load a model folder before going on")
         return self._engine()

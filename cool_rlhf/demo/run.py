@@ -12,18 +12,19 @@ from cool_rlhf.demo.corpus import load_corpus
 from cool_rlhf.demo.pairs import label_pairs, sample_reply_pairs
 from cool_rlhf.demo.settings import DemoSettings
 from cool_rlhf.demo.tasks import demonstrations, prompts, split_topics, topics, write_jsonl
-from cool_rlhf.online.command import create_run
+from cool_rlhf.online.command import parents_of
 from cool_rlhf.online.context import Context
 from cool_rlhf.online.rounds import run_rounds
 from cool_rlhf.online.settings import EvaluationSettings, LabelSettings, OnlineSettings
 from cool_rlhf.online.summary import write_summary
-from cool_rlhf.ppo.prompts import PromptSettings, write_prompts
+from cool_rlhf.ppo.prompts import PromptSettings, read_prompts, write_prompts
 from cool_rlhf.report import compose
 from cool_rlhf.tables import print_table
 from pretrain_core.cache import cache_root
 from pretrain_core.data.build import build_store
 from pretrain_core.data.tokenizer import train_tokenizer
 from pretrain_core.runs import Run, RunSettings, StopSignal, write_json
+from pretrain_core.runs.lineage import hash_artefact
 from pretrain_core.settings import Resolved
 from pretrain_core.sft import sft
 from pretrain_core.train import FitSettings, train
@@ -60,7 +61,7 @@ def run_demo(resolved: Resolved[DemoSettings], console: Console) -> Run:
     demo = resolved.value
     settings = online_settings(demo, home)
     with StopSignal("make demo") as stop:
-        run = create_run(Resolved.of(settings))
+        run = Run.create(settings.run, Resolved.of(settings), kind="online")
         (run.path / "demo.yaml").write_text(resolved.to_yaml(), encoding="utf-8")
         Phases(demo, settings, run, home, console, stop).run_all()
     return run
@@ -133,10 +134,13 @@ class Phases:
     def collect_preferences(self, context: Context) -> None:
         """Pairs of the SFT model's own samples, judged under both conditions."""
         pairs = self.demo.pairs
-        for name, prompt_set, count in (
-            ("preferences", context.prompts, pairs.count),
-            ("held_out_preferences", context.held_out_prompts, pairs.held_out),
+        conditions = Conditions.load(CONDITIONS)
+        for name, file, count in (
+            ("preferences", "prompts", pairs.count),
+            ("held_out_preferences", "held_out_prompts", pairs.held_out),
         ):
+            source = PromptSettings(path=self.home / f"{file}.jsonl")
+            prompt_set = read_prompts(source, context.chat, conditions)
             records = sample_reply_pairs(context, prompt_set, count, pairs, name)
             write_preferences(self.home / f"{name}.jsonl", label_pairs(records, context.annotators))
 
@@ -160,6 +164,12 @@ class Phases:
 
     def align(self, context: Context) -> None:
         """Rounds of PPO, evaluation, sampling, labelling, reward model update and gate."""
+        self.run.record(
+            parents={
+                name: {"path": str(path), "sha256": hash_artefact(path)}
+                for name, path in parents_of(self.settings).items()
+            }
+        )
         run_rounds(context, self.stop)
 
     def finish(self, context: Context) -> None:
@@ -173,8 +183,12 @@ class Phases:
         print_table(self.console, "reward models on held-out pairs", [header, *rows])
         print_table(self.console, "policies on held-out prompts", stages)
         last = context.policy(self.settings.rounds)
-        self.console.print(f"report: {report}", f"talk:   cool-rlhf chat {last}", sep="\n", soft_wrap=True)
-        self.console.print("again:  cool-rlhf ppo configs/ppo/tiny.yaml")
+        for line in (
+            f"report: {report}",
+            f"talk:   cool-rlhf chat {last}",
+            "again:  cool-rlhf ppo configs/ppo/tiny.yaml",
+        ):
+            self.console.print(line, soft_wrap=True)
 
     def _sub_run(self, name: str) -> Run:
         return Run.create(

@@ -11,16 +11,20 @@ from pretrain_core.runs import Run, StopSignal
 from pretrain_core.settings import Resolved, load
 
 
-def create_run(resolved: Resolved[OnlineSettings]) -> Run:
-    """A fresh run directory with the lineage of what the run starts from."""
-    settings = resolved.value
-    parents = {
+def parents_of(settings: OnlineSettings) -> dict[str, Path]:
+    """What a run of rounds starts from."""
+    return {
         "sft": settings.sft,
         "reward_model": settings.reward_model,
         "preferences": settings.preferences,
         "prompts": settings.prompts.path,
     }
-    return Run.create(settings.run, resolved, kind="online", parents=parents)
+
+
+def create_run(resolved: Resolved[OnlineSettings]) -> Run:
+    """A fresh run directory with the lineage of what the run starts from."""
+    settings = resolved.value
+    return Run.create(settings.run, resolved, kind="online", parents=parents_of(settings))
 
 
 def resume_run(path: Path) -> tuple[Run, OnlineSettings]:

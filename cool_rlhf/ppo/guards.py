@@ -8,11 +8,12 @@ import torch
 
 from cool_rlhf.ppo.experience import Batch
 from cool_rlhf.ppo.settings import GuardSettings
+from pretrain_core.errors import RunFailed
 
 logger = logging.getLogger(__name__)
 
 
-class GuardError(RuntimeError):
+class GuardError(RunFailed):
     """A PPO run is stopped because going on would train on wrong numbers."""
 
 

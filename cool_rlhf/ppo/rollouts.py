@@ -1,5 +1,6 @@
 """Collect the samples of an iteration: replay what the durable log holds, generate the rest."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,11 +24,14 @@ class Rollouts:
 
     def collect(self, iteration: int, prompts: Sequence[Prompt]) -> list[Trajectory]:
         """One trajectory per (prompt, sample), in that order, whatever order they ended in."""
-        wanted = {
-            f"{iteration}/{prompt.id}/{sample}": (prompt, sample)
-            for prompt in prompts
-            for sample in range(self.samples_per_prompt)
-        }
+        wanted: dict[str, tuple[Prompt, int]] = {}
+        asked: Counter[str] = Counter()
+        for prompt in prompts:
+            # Where one pass over the prompts ends and the next begins, a prompt may come twice.
+            for _ in range(self.samples_per_prompt):
+                sample = asked[prompt.id]
+                wanted[f"{iteration}/{prompt.id}/{sample}"] = (prompt, sample)
+                asked[prompt.id] += 1
         done = self.log.read(iteration)
         requests = [
             Request(

@@ -37,6 +37,7 @@ def compose(run: Path) -> Path:
     has_metrics = (run / "metrics.jsonl").exists()
     sections = [
         Section("Stages", _guarded(parts.stages, run)),
+        *_reward_models(run),
         Section("Samples", _guarded(parts.samples, run)),
         *([Section("Curves", _guarded(_curves, run))] if has_metrics or not rounds else []),
         *([Section("Rounds", _rounds(rounds))] if rounds else []),
@@ -49,6 +50,13 @@ def compose(run: Path) -> Path:
     path = run / "report.html"
     write_text(path, page(title, sections, lead=_lead(manifest)))
     return path
+
+
+def _reward_models(run: Path) -> list[Section]:
+    path = run / "reward_models.json"
+    if not path.exists():
+        return []
+    return [Section("Reward models on held-out pairs", _guarded(parts.stored_table, path))]
 
 
 def _guarded(part: Callable[P, str], *args: P.args, **kwargs: P.kwargs) -> str:

@@ -89,9 +89,14 @@ def stages(run: Path) -> str:
     """The metric × stage table of `stages.json`."""
     if not (run / "stages.json").exists():
         return paragraph("No stage table was written for this run.", dim=True)
-    content = read_json(run / "stages.json")
+    return stored_table(run / "stages.json")
+
+
+def stored_table(path: Path) -> str:
+    """A table kept as `{"columns": [...], "rows": [[...]]}`; RunError for any other shape."""
+    content = read_json(path)
     if not isinstance(content, dict) or not {"columns", "rows"} <= set(content):
-        raise RunError(f"{run / 'stages.json'}: expected an object with `columns` and `rows`")
+        raise RunError(f"{path}: expected an object with `columns` and `rows`")
     return table(content["rows"], content["columns"])
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pretrain_core.errors import InputError
 from pretrain_core.model import ModelConfig
 
 Layout = Literal["llama", "internlm2"]
@@ -26,7 +27,7 @@ _BLOCK = {
 _WQKV = re.compile(r"layers\.(\d+)\.attention\.wqkv\.weight")
 
 
-class ConversionError(ValueError):
+class ConversionError(InputError):
     """A model folder or state cannot be converted as it is."""
 
 
@@ -56,7 +57,8 @@ def to_hf(state: Mapping[str, Tensor], config: ModelConfig, layout: Layout) -> d
         fused = _WQKV.fullmatch(name)
         if layout == "llama" and fused:
             parts = zip(_qkv_names(fused[1]), split_wqkv(tensor, config), strict=True)
-            result.update((part, weight.contiguous()) for part, weight in parts)
+            # Cloned: views of one storage cannot be written as safetensors.
+            result.update((part, weight.clone().contiguous()) for part, weight in parts)
         else:
             result[_rename(name, layout)] = tensor
     return result

@@ -10,10 +10,12 @@ from typing import Any
 
 import yaml
 
+from pretrain_core.errors import InputError
+
 Scalar = str | int | float | bool | None
 
 
-class SettingsError(ValueError):
+class SettingsError(InputError):
     """One readable line per problem: `file:line: key: what is wrong, and the way out`."""
 
     def __init__(self, *problems: str) -> None:

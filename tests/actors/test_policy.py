@@ -22,7 +22,7 @@ from tests.actors.probe import ProbePolicyWorker
 from tests.actors.samples import alone, random_experience, random_text
 
 # With so large an ε AdamW's first step is lr·g/ε: weights before − after are the gradient.
-PLAIN = OptimSettings(lr=1e4, eps=1e4, grad_clip=1e9)
+PLAIN = OptimSettings(lr=1e8, eps=1e8, grad_clip=1e9)
 EXPERIENCE = random_experience([12, 30, 7, 21, 16], seed=3)
 TEXT = random_text([25, 11, 18], seed=4)
 TOTALS = Totals(EXPERIENCE.sequences.actions, TEXT.actions)
@@ -189,9 +189,11 @@ def test_a_nan_is_named_before_weights_change_and_training_can_go_on(
     assert isinstance(caught.value.cause, NonFiniteError)
     assert "sample-1" in caught.value.cause.sample_ids
     assert len(caught.value.cause.sample_ids) < len(EXPERIENCE.ids)
-    # A finite loss whose gradient is beyond fp32.
+    # A finite loss whose gradient is beyond fp32: on policy, where no ratio is clipped.
+    current = policy.logprobs(EXPERIENCE.sequences).result().logprobs
+    extreme = replace(with_advantage(1e30), old_logprobs=current)
     with pytest.raises(ActorFailed, match=r"gradient norm is .*sample-1"):
-        policy.update(with_advantage(-1e37), TEXT, TOTALS).result()
+        policy.update(extreme, TEXT, TOTALS).result()
     unchanged = weights(policy)
     assert all(torch.equal(before[name], unchanged[name]) for name in before)
     assert policy.update(EXPERIENCE, TEXT, TOTALS).result()["actor/grad_norm"] == pytest.approx(

@@ -22,7 +22,7 @@ from pretrain_core.draws import rng, seed_of
 from pretrain_core.model.logprobs import logprobs_of
 from tests.support import randomise
 
-VOCABULARY, STOP, CONTEXT = 512, 5, 96
+VOCABULARY, STOP, CONTEXT = 512, 5, 192
 GREEDY = SamplingSettings(temperature=0, max_new_tokens=12, min_new_tokens=2)
 WARM = SamplingSettings(temperature=0.7, top_p=0.8, max_new_tokens=24, min_new_tokens=3)
 
@@ -46,12 +46,13 @@ def make_folder(folder: Path, seed: int, tied: bool = False, heads: int = 2) -> 
     return folder
 
 
-def requests(count: int, longest: int = 20) -> list[Request]:
+def requests(count: int) -> list[Request]:
+    """Short prompts; that of r1 fills a whole block of vLLM's prefix cache (128 tokens)."""
     draws = rng(0, "test requests")
     return [
         Request(
             f"r{index}",
-            draws.integers(11, VOCABULARY, size=int(draws.integers(2, longest))).tolist(),
+            draws.integers(11, VOCABULARY, 150 if index == 1 else 2 + index).tolist(),
             seed_of(1, "rollout", 0, index),
         )
         for index in range(count)

@@ -102,7 +102,7 @@ def test_both_engines_agree_on_greedy_replies(rollout: Rollout, untied: tuple[Pa
 
 
 def test_a_prompt_longer_than_the_context_is_refused_before_work(rollout: Rollout) -> None:
-    with pytest.raises(RequestError, match="the prompt has 96 tokens, the context 96"):
+    with pytest.raises(RequestError, match="the prompt has 192 tokens, the context 192"):
         rollout.generate([Request("long", [11] * CONTEXT, 0)], WARM, [STOP])
     reply = sampled(rollout, WARM, [Request("fits", [11] * (CONTEXT - 2), 0)], ())["fits"]
     assert (len(reply.tokens), reply.finish_reason) == (2, "length")
@@ -115,7 +115,7 @@ def test_a_push_changes_replies_to_those_of_a_fresh_engine(
     holder.hold(untied[1])
     report = push(holder, rollout, version=1)
     replies = sampled(rollout, GREEDY)
-    # The prompts are the same as before: a stale prefix cache would show here.
+    # The prompts are the same as before: in r1 a stale prefix cache would show.
     assert tokens_of(replies) == greedy_of(untied[1])
     assert {reply.policy_version for reply in replies.values()} == {1}
     assert report.version == rollout.version == 1

@@ -1,0 +1,67 @@
+"""Collecting samples: the log first, the engine for the rest, every sample once."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from actors.rollout import Finished, Request, Rollout, SamplingSettings
+from actors.trajectories import RolloutLog
+from cool_rlhf.ppo.prompts import Prompt
+from cool_rlhf.ppo.rollouts import Rollouts
+from pretrain_core.chat import Message, PolicyChat
+
+
+class CountingEngine:
+    """Stands where an engine stands; answers in reverse order and may die half-way."""
+
+    engine = "vllm"
+
+    def __init__(self, survive: int = 1000) -> None:
+        self.asked: list[Request] = []
+        self.survive = survive
+
+    def generate(self, requests: Sequence[Request], *_: Any) -> Iterator[Finished]:
+        self.asked += requests
+        for index, request in enumerate(reversed(requests)):
+            if index == self.survive:
+                raise ConnectionError("the engine died")
+            yield Finished(request.id, [300, 5], [-1.0, -1.0], [-1.0, -1.0], "stop", 0)
+
+
+@pytest.fixture
+def prompt() -> Prompt:
+    return Prompt("p", (Message(role="user", content="q"),), "helpful", (4, 300, 5))
+
+
+def rollouts(
+    engine: CountingEngine, folder: Path, tokenizer: PreTrainedTokenizerFast
+) -> Rollouts:
+    chat = PolicyChat(tokenizer)
+    log = RolloutLog(folder)
+    return Rollouts(cast(Rollout, engine), log, chat, SamplingSettings(), 2, seed=7)
+
+
+def test_a_prompt_that_comes_twice_gives_samples_of_its_own(
+    prompt: Prompt, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine = CountingEngine()
+    found = rollouts(engine, tmp_path, tokenizer).collect(3, [prompt, prompt])
+    assert [t.id for t in found] == [f"3/p/{sample}" for sample in range(4)]
+    assert len({request.seed for request in engine.asked}) == 4
+
+
+def test_what_the_log_holds_is_never_sampled_again(
+    prompt: Prompt, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    dying = CountingEngine(survive=1)
+    with pytest.raises(ConnectionError):
+        rollouts(dying, tmp_path, tokenizer).collect(0, [prompt])
+    engine = CountingEngine()
+    found = rollouts(engine, tmp_path, tokenizer).collect(0, [prompt])
+    assert [request.id for request in engine.asked] == ["0/p/0"]
+    assert [t.id for t in found] == ["0/p/0", "0/p/1"]
+    assert rollouts(engine, tmp_path, tokenizer).collect(0, [prompt]) == found
+    assert len(engine.asked) == 1
