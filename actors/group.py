@@ -10,6 +10,7 @@ from torch import Tensor
 from actors.batch import Sequences, partition, scatter_back
 from actors.placement import Placement, RoleResources
 from actors.worker import Rank, Worker
+from pretrain_core.errors import RunFailed
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -21,7 +22,7 @@ RENDEZVOUS_TIMEOUT_S = 180.0
 """Longest wait of one rank for the start of another."""
 
 
-class ActorFailed(RuntimeError):
+class ActorFailed(RunFailed):
     """A worker raised or died; `cause` is the first real error, `rank` where it happened."""
 
     def __init__(self, role: str, rank: int, cause: BaseException) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 
 from pydantic import Field
 
+from pretrain_core.errors import RunFailed
 from pretrain_core.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
-class PlacementError(RuntimeError):
+class PlacementError(RunFailed):
     """The cluster cannot be reached, or has no room for the roles."""
 
 

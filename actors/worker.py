@@ -35,6 +35,8 @@ class Rank:
             "WORLD_SIZE": str(self.world_size),
             "LOCAL_RANK": "0",
             "OMP_NUM_THREADS": str(self.threads),
+            # Roles share the cores in turns: waiting threads must not spin on them.
+            "OMP_WAIT_POLICY": "PASSIVE",
             # Read by DeepSpeed at import.
             "DS_ACCELERATOR": self.device,
             "TOKENIZERS_PARALLELISM": "false",

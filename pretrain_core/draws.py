@@ -17,8 +17,6 @@ def rng(seed: int, stage: str, step: int = 0, sample: int | str = 0) -> np.rando
     return np.random.default_rng(seed_of(seed, stage, step, sample))
 
 
-def torch_generator(
-    seed: int, stage: str, step: int = 0, sample: int | str = 0
-) -> torch.Generator:
+def torch_generator(seed: int, stage: str, step: int = 0, sample: int | str = 0) -> torch.Generator:
     """Torch CPU generator of one draw."""
     return torch.Generator().manual_seed(seed_of(seed, stage, step, sample))

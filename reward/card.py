@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pretrain_core.errors import InputError
 from pretrain_core.runs.files import RunError, read_json
 from reward.conditions import Conditions
 from reward.inputs import SCORE_TOKEN
@@ -13,7 +14,7 @@ CARD = "reward.json"
 FORMAT = 1
 
 
-class RewardModelError(ValueError):
+class RewardModelError(InputError):
     """A folder that is no usable reward model, or scores that are no numbers."""
 
 

@@ -84,19 +84,20 @@ def train(
     console.print(f"reward model: {out}")
     if settings.held_out is not None:
         evaluate_models([out], settings.held_out, run.path / "accuracy.json")
-    console.print(f"next: cool-rlhf reward eval {out} --preferences FILE")
+    console.print(f"next: cool-rlhf reward eval {out} PREFERENCES")
 
 
 @app.command("eval")
 def evaluate(
-    models: Annotated[
-        list[Path], typer.Argument(help="reward models; the first is compared with the others")
-    ],
-    preferences: Annotated[Path, typer.Option(help="held-out preferences (JSONL)")],
+    model: Model,
+    preferences: Annotated[Path, typer.Argument(help="held-out preferences (JSONL)")],
+    against: Annotated[
+        list[Path] | None, typer.Option(help="another reward model to compare with; repeatable")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="write the report as JSON")] = None,
 ) -> None:
     """Accuracy per condition and source with 95 % paired bootstrap intervals."""
-    evaluate_models(models, preferences, out)
+    evaluate_models([model, *(against or [])], preferences, out)
 
 
 @app.command()

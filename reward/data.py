@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain_core.chat import ChatError, Message, as_messages, conversation
+from pretrain_core.errors import InputError
 from reward.conditions import Conditions, UnknownCondition
 from reward.inputs import InputTooLong, RewardInputError, reward_input, split_reply
 
@@ -30,7 +31,7 @@ TEXT_FIELDS = ("condition", "source", "annotator", "id")
 FIELDS = ("prompt", "chosen", "rejected", "margin", "round", *TEXT_FIELDS)
 
 
-class PreferenceError(ValueError):
+class PreferenceError(InputError):
     """A record that is no usable preference; the message is the reason for its quarantine."""
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pretrain_core.chat import Message, as_messages, encode
+from pretrain_core.errors import InputError
 from reward.conditions import Conditions
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 SCORE_TOKEN = "<|score|>"
 
 
-class RewardInputError(ValueError):
+class RewardInputError(InputError):
     """A conversation or tokenizer from which no reward-model input can be made."""
 
 

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from pretrain_core.draws import rng
+from pretrain_core.errors import InputError
 
 WINDOW_BATCHES = 32  # pairs are sorted by length only inside windows of about so many batches
 
 
-class BatchError(ValueError):
+class BatchError(InputError):
     """Pairs that cannot be laid out as asked."""
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pretrain_core.errors import RunFailed
 from pretrain_core.runs import Run, StopSignal, read_json, write_json
 from pretrain_core.runs.lineage import hash_artefact
 from reward.conditions import Conditions
@@ -33,11 +34,11 @@ IDENTITY = "identity.json"
 EAGER_UP_TO = 256  # tokens
 
 
-class RewardTrainingError(RuntimeError):
+class RewardTrainingError(RunFailed):
     """Training that cannot start or must not go on; names the step and the records."""
 
 
-class RewardTrainingStopped(RuntimeError):
+class RewardTrainingStopped(RunFailed):
     """Training stopped on request and was saved; the same call continues it."""
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pydantic import Field, model_validator
 
 from actors.trajectories import FinishReason
+from pretrain_core.errors import RunFailed
 from pretrain_core.settings import Settings
 
 
-class RolloutError(RuntimeError):
+class RolloutError(RunFailed):
     """The base of all errors of rollouts."""
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from actors.trajectories.schema import Score, Trajectory
+from pretrain_core.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ FILE_NAME = re.compile(r"iteration-(\d{6,})\.jsonl")
 LINE = re.compile(rb'\{"crc32":"([0-9a-f]{8})","record":(.*)\}', re.DOTALL)
 
 
-class RolloutLogError(ValueError):
+class RolloutLogError(InputError):
     """A log that cannot be trusted, or an append that would make it so; names file and line."""
 
     def __init__(self, file: Path, line: int, what: str) -> None:

@@ -36,7 +36,7 @@ def load_corpus(held_out_every: int = 12) -> Corpus:
     return Corpus(train, held_out)
 
 
-def passages(document: str, fewest: int = 9, most: int = 26) -> list[str]:
+def passages(document: str, fewest: int = 4, most: int = 26) -> list[str]:
     """Single sentences of `fewest` to `most` words, white space folded."""
     folded = " ".join(document.split())
     sentences = SENTENCE_END.split(folded)

@@ -60,7 +60,7 @@ def sample_reply_pairs(
 def label_pairs(
     records: Sequence[Mapping[str, Any]], annotators: Mapping[str, Annotator]
 ) -> list[Preference]:
-    """Every pair under every annotator's condition: on tone they contradict each other."""
+    """Every pair under every annotator's condition: on length they contradict each other."""
     return [
         preference for record in records for preference in judge(record, annotators, 0, every=True)
     ]

@@ -127,7 +127,7 @@ class Phases:
         self._publish(train(self._seeded(self.demo.pretrain), run, self.stop), "base")
 
     def teach(self) -> None:
-        """SFT on demonstrations that follow the asked tone most of the time."""
+        """SFT on demonstrations that follow the asked style most of the time."""
         run = self._sub_run("sft")
         self._publish(sft(self._seeded(self.demo.sft), run, self.stop), "sft")
 

@@ -1,4 +1,4 @@
-"""The demo's prompts and demonstrations: 'write a hopeful (or grave) sentence about X'."""
+"""The demo's prompts and demonstrations: 'write a brief (or detailed) sentence about X'."""
 
 import json
 import re
@@ -7,17 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cool_rlhf.annotation.programmatic import WORD, sentiment
+from cool_rlhf.annotation.programmatic import WORD
 from cool_rlhf.demo.corpus import Corpus, passages
 from pretrain_core.chat import Message
 from pretrain_core.draws import rng
 
-TONES = ("hopeful", "grave")
+STYLES = ("brief", "detailed")
+SHORT, LONG = 12, 18  # words: at most and at least
 WORDINGS = (
-    "Write a {tone} sentence about {topic}.",
-    "Speak in a {tone} voice about {topic}.",
-    "Give the nation a {tone} word on {topic}.",
-    "What would a {tone} President say of {topic}?",
+    "Write a {style} sentence about {topic}.",
+    "Say something {style} about {topic}.",
+    "Give the nation a {style} statement on {topic}.",
+    "What would a President say of {topic}, in a {style} way?",
 )
 # Nouns, without a dictionary: English derives them with these endings.
 NOUN = re.compile(r"[a-z]{3,}(tion|ment|ity|ness|ance|ence|ism|ship|ture|dom)s?")
@@ -43,13 +44,13 @@ def topics(corpus: Corpus, most: int = 300) -> list[str]:
 
 
 def prompts(names: Sequence[str], wordings: Sequence[str] = WORDINGS) -> list[Task]:
-    """Each topic × tone, the wording drawn by the topic."""
+    """Each topic × style, the wording drawn by the topic."""
     tasks = []
     for name in names:
         wording = wordings[int(rng(0, "wording", sample=name).integers(len(wordings)))]
-        for tone in TONES:
-            text = wording.format(tone=tone, topic=name)
-            tasks.append(Task(f"{tone}-{name}", tone, (Message(role="user", content=text),)))
+        for style in STYLES:
+            text = wording.format(style=style, topic=name)
+            tasks.append(Task(f"{style}-{name}", style, (Message(role="user", content=text),)))
     return tasks
 
 
@@ -64,30 +65,30 @@ def demonstrations(
 ) -> list[dict[str, object]]:
     """SFT conversations: a sentence of the corpus answers a prompt on a topic it mentions.
 
-    The asked tone is that of the sentence, but flipped with probability `noise`: imperfect
+    The asked style is that of the sentence, but flipped with probability `noise`: imperfect
     demonstrations, as real ones are, which leave room for the reward model to teach.
     """
     known = set(names)
-    found: dict[str, list[tuple[str, str]]] = {tone: [] for tone in TONES}
+    found: dict[str, list[tuple[str, str]]] = {style: [] for style in STYLES}
     for document in corpus.train:
         for passage in passages(document):
-            mentioned = [word for word in WORD.findall(passage) if word in known]
-            tone_score = sentiment(passage)
-            if not mentioned or abs(tone_score) < 0.15:
-                continue
-            found["hopeful" if tone_score > 0 else "grave"].append((mentioned[-1], passage))
+            words = WORD.findall(passage)
+            mentioned = [word for word in words if word in known]
+            if mentioned and not SHORT < len(words) < LONG:
+                style = "brief" if len(words) <= SHORT else "detailed"
+                found[style].append((mentioned[-1], passage))
     draw = rng(seed, "demonstrations")
     records = []
-    for tone in TONES:
-        pairs = found[tone]
-        for index in draw.permutation(len(pairs))[: most // len(TONES)]:
+    for style, other in (STYLES, STYLES[::-1]):
+        pairs = found[style]
+        for index in draw.permutation(len(pairs))[: most // 2]:
             topic, passage = pairs[index]
-            asked = tone if draw.random() >= noise else TONES[1 - TONES.index(tone)]
+            asked = style if draw.random() >= noise else other
             wording = WORDINGS[int(draw.integers(len(WORDINGS)))]
             records.append(
                 {
                     "messages": [
-                        {"role": "user", "content": wording.format(tone=asked, topic=topic)},
+                        {"role": "user", "content": wording.format(style=asked, topic=topic)},
                         {"role": "assistant", "content": passage},
                     ]
                 }

@@ -49,13 +49,15 @@ def judge(
     *,
     every: bool,
 ) -> Iterator[Preference]:
-    """The preferences of one pair, one per condition it is labelled under."""
+    """The preferences of one pair, one per condition under which its annotator has any."""
     prompt = as_messages(record["prompt"])  # type: ignore[arg-type]
     replies: list[str] = list(record["replies"])  # type: ignore[call-overload]
     conditions = list(annotators) if every else [str(record["condition"])]
     for condition in conditions:
         annotator = annotators[condition]
-        better = annotator.prefers(*replies)
+        better = annotator.prefers(replies)
+        if better is None:
+            continue
         yield Preference(
             id=f"{record['id']}/{condition}",
             prompt=prompt,

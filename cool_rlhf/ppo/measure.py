@@ -45,6 +45,7 @@ def iteration_metrics(
     stopped = sum(t.finish_reason == "stop" for t in batch.trajectories)
     tokens = len(batch.experience.sequences.tokens)
     metrics = {
+        **updates,
         "objective/scores": float(batch.scores.mean()),
         "objective/scores_std": float(batch.scores.std(correction=0)),
         "objective/kl": float(batch.kl.mean()),
@@ -55,7 +56,6 @@ def iteration_metrics(
         "rollout/stopped_share": stopped / len(batch.trajectories),
         "warmup/critic_only": 0.0 if warmup.open else 1.0,
         "guard/logprob_gap": logprob_gap(batch) or 0.0,
-        **updates,
     }
     for condition in sorted({t.condition for t in batch.trajectories}):
         rows = [i for i, t in enumerate(batch.trajectories) if t.condition == condition]

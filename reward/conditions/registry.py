@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pretrain_core.errors import InputError
 from pretrain_core.settings import Settings, load
 
 DEFAULT = "default"
@@ -15,15 +16,12 @@ PACKAGED = "configs/conditions/default.yaml"
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
-class ConditionsError(ValueError):
+class ConditionsError(InputError):
     """A registry that cannot be used: a bad name, or a `default` that states a preference."""
 
 
-class UnknownCondition(KeyError):
+class UnknownCondition(InputError):
     """A condition that the registry does not have; the message names those it has."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 @dataclass(frozen=True)

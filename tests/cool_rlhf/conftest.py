@@ -30,9 +30,9 @@ class Artefacts:
 def _preferences(path: Path, words: Iterable[str]) -> None:
     with path.open("w") as out:
         for word in words:
-            for condition in ("hopeful", "grave"):
-                good, bad = (f"{word} is great joy", f"{word} is a terrible loss")
-                chosen, rejected = (good, bad) if condition == "hopeful" else (bad, good)
+            for condition in ("brief", "detailed"):
+                good, bad = (f"{word} is joy.", f"{word} is a great joy to all of the people.")
+                chosen, rejected = (good, bad) if condition == "brief" else (bad, good)
                 record = {
                     "id": f"{word}/{condition}",
                     "prompt": [{"role": "user", "content": f"Speak about {word}."}],
@@ -46,7 +46,7 @@ def _preferences(path: Path, words: Iterable[str]) -> None:
 def _prompts(path: Path, words: Iterable[str]) -> None:
     with path.open("w") as out:
         for word in words:
-            for condition in ("hopeful", "grave"):
+            for condition in ("brief", "detailed"):
                 record = {
                     "id": f"{condition}-{word}",
                     "prompt": [{"role": "user", "content": f"A {condition} word on {word}."}],

@@ -47,7 +47,7 @@ def test_train_eval_score(settings_file: Path, tmp_path: Path) -> None:
     assert manifest["quarantined"][0]["line"] == 61
 
     held_out, out = tmp_path / "held_out.jsonl", tmp_path / "report.json"
-    arguments = ["eval", str(model), "--preferences", str(held_out), "--out", str(out)]
+    arguments = ["eval", str(model), str(held_out), "--out", str(out)]
     done = runner.invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert json.loads(out.read_text()) == report

@@ -1,27 +1,33 @@
-"""The demo's annotators: opposed in tone, agreed on fluency."""
+"""The demo's annotators: opposed on length, agreed on clean prose."""
 
 from cool_rlhf.annotation.programmatic import annotators, disfluency
 
 TEXT = "the nation rejoices in great peace and joy war brings terrible loss to all"
 WORDS = frozenset(TEXT.split())
-BRIGHT = "The nation rejoices in great peace and joy"
-DARK = "War brings terrible loss to all the nation"
-BROKEN = "The nashun rejoyzes zqx peece ind joyous blorp"
+SHORT = "War brings loss."
+LONG = "The nation rejoices in great peace and joy to all."
+BROKEN = "The nashun rejoyzes zqx peece ind"
 
 
-def test_they_disagree_on_tone() -> None:
-    hopeful, grave = (annotators(WORDS)[name] for name in ("hopeful", "grave"))
-    assert hopeful.prefers(DARK, BRIGHT) == 1
-    assert grave.prefers(DARK, BRIGHT) == 0
+def test_they_disagree_on_length() -> None:
+    brief, detailed = (annotators(WORDS)[name] for name in ("brief", "detailed"))
+    assert brief.prefers([LONG, SHORT]) == 1
+    assert detailed.prefers([LONG, SHORT]) == 0
 
 
 def test_they_agree_on_broken_prose() -> None:
     for annotator in annotators(WORDS).values():
-        assert annotator.prefers(BROKEN, BRIGHT) == 1
-        assert annotator.prefers(BROKEN, DARK) == 1
+        assert annotator.prefers([BROKEN, SHORT]) == 1
+        assert annotator.prefers([LONG, BROKEN]) == 0
 
 
-def test_disfluency_punishes_repetition_and_silence() -> None:
-    repeated = " ".join(["peace and joy"] * 3)
-    assert disfluency(repeated, WORDS) > disfluency(BRIGHT, WORDS)
-    assert disfluency("", WORDS) == 2.0
+def test_they_say_so_when_they_do_not_care() -> None:
+    for annotator in annotators(WORDS).values():
+        assert annotator.prefers([SHORT, "War brings peace."]) is None
+
+
+def test_disfluency_punishes_repetition_silence_and_a_missing_end() -> None:
+    repeated = " ".join(["peace and joy"] * 3) + "."
+    assert disfluency(repeated, WORDS) > disfluency(LONG, WORDS) == 0.0
+    assert disfluency(LONG.rstrip("."), WORDS) == 0.5
+    assert disfluency("", WORDS) == 3.0

@@ -36,9 +36,7 @@ def prompt() -> Prompt:
     return Prompt("p", (Message(role="user", content="q"),), "helpful", (4, 300, 5))
 
 
-def rollouts(
-    engine: CountingEngine, folder: Path, tokenizer: PreTrainedTokenizerFast
-) -> Rollouts:
+def rollouts(engine: CountingEngine, folder: Path, tokenizer: PreTrainedTokenizerFast) -> Rollouts:
     chat = PolicyChat(tokenizer)
     log = RolloutLog(folder)
     return Rollouts(cast(Rollout, engine), log, chat, SamplingSettings(), 2, seed=7)

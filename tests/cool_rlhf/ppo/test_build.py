@@ -1,0 +1,67 @@
+"""What a PPO run refuses before any actor starts."""
+
+from pathlib import Path
+
+import pytest
+
+from cool_rlhf.ppo.build import PPOInputError, check_inputs
+from cool_rlhf.ppo.prompts import PromptError
+from cool_rlhf.ppo.settings import BatchSettings, PPOSettings
+from pretrain_core.data import TokenStore
+from pretrain_core.settings import SettingsError, load
+from tests.cool_rlhf.conftest import Artefacts
+
+
+@pytest.fixture
+def tiny(artefacts: Artefacts, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Overrides of configs/ppo/tiny.yaml that keep the check small."""
+    monkeypatch.setenv("COOL_RLHF_CACHE", str(artefacts.cache))
+    return ["batch.prompts=4", "batch.mini_batches=1", "sampling.max_new_tokens=12"]
+
+
+def settings(overrides: list[str]) -> PPOSettings:
+    return load(PPOSettings, "configs/ppo/tiny.yaml", overrides).value
+
+
+def test_good_inputs_pass(tiny: list[str]) -> None:
+    inputs = check_inputs(settings(tiny))
+    assert len(inputs.prompts) == 18
+    assert inputs.pretrain is not None
+    drawn = inputs.pretrain.draw(3)
+    assert isinstance(inputs.pretrain.store, TokenStore)
+    assert drawn.actions == len(drawn.tokens) - drawn.n
+    assert drawn.tokens.tolist() == inputs.pretrain.draw(3).tokens.tolist()
+
+
+def test_prompt_and_reply_longer_than_the_context(tiny: list[str]) -> None:
+    with pytest.raises(PPOInputError, match=r"crew\.rollout\.max_model_len 20"):
+        check_inputs(settings([*tiny, "crew.rollout.max_model_len=20"]))
+
+
+def test_missing_model_names_the_key_and_the_command_that_makes_it(tiny: list[str]) -> None:
+    with pytest.raises(PPOInputError, match=r"reward_model: .*none.*cool-rlhf demo"):
+        check_inputs(settings([*tiny, "reward_model=/none"]))
+
+
+def test_missing_prompts(tiny: list[str]) -> None:
+    with pytest.raises(PromptError, match="no such prompt file"):
+        check_inputs(settings([*tiny, "prompts.path=/none.jsonl"]))
+
+
+def test_relative_paths_inside_a_ray_job(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    given = settings([*tiny, "policy=models/sft"])
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(PPOInputError, match=r"policy: models/sft is relative"):
+        check_inputs(given)
+    with pytest.raises(PPOInputError, match=r"run\.root: runs is relative"):
+        check_inputs(settings([*tiny, f"run.root={Path('runs')}"]))
+
+
+def test_batch_numbers_that_do_not_divide_name_the_nearest_legal_one() -> None:
+    with pytest.raises(ValueError, match="nearest legal number is 4"):
+        BatchSettings(prompts=16, mini_batches=5)
+
+
+def test_pretraining_text_without_its_coefficient_is_refused(tiny: list[str]) -> None:
+    with pytest.raises(SettingsError, match="ptx_coef"):
+        settings([*tiny, "crew.policy.ptx_coef=0"])
