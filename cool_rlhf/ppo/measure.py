@@ -62,5 +62,5 @@ def iteration_metrics(
         metrics[f"rm/{condition}/score"] = float(batch.scores[rows].mean())
     metrics |= {f"timing_s/{phase}": seconds for phase, seconds in clock.seconds.items()}
     metrics["timing_s/iteration"] = clock.total
-    metrics["perf/tokens_per_second"] = tokens / clock.total
+    metrics["perf/throughput"] = tokens / clock.total
     return metrics

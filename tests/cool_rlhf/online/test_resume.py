@@ -96,5 +96,8 @@ def test_killed_in_round_two_and_resumed_equals_uninterrupted(
             read_json(whole / "evaluation.json")["samples"]
             == (read_json(again / "evaluation.json")["samples"])
         )
+    documented = Path("docs/metrics.md").read_text()
+    for name in reproducible(tmp_path / "whole/rounds/1")[-1]:
+        assert name == "step" or name.startswith("rm/") or f"`{name}`" in documented, name
     assert (tmp_path / "killed" / "report.html").is_file()
     assert read_json(tmp_path / "killed" / "manifest.json")["engine"] == "vllm"
