@@ -9,11 +9,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pretrain_core.errors import RunFailed
 from pretrain_core.runs import Run, StopSignal, read_json, write_json
 from pretrain_core.runs.lineage import hash_artefact
 from reward.conditions import Conditions
 from reward.data import Preference
+from reward.errors import RewardTrainingError, RewardTrainingStopped
 from reward.model import CARD, RewardModel, RewardModelError, fresh_reward_model
 from reward.packing import plan_batches
 from reward.pairs import Pair, tokenise_pairs
@@ -32,14 +32,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 IDENTITY = "identity.json"
 EAGER_UP_TO = 256  # tokens
-
-
-class RewardTrainingError(RunFailed):
-    """Training that cannot start or must not go on; names the step and the records."""
-
-
-class RewardTrainingStopped(RunFailed):
-    """Training stopped on request and was saved; the same call continues it."""
 
 
 def train_reward(

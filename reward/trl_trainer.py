@@ -24,12 +24,12 @@ from transformers import (
 from trl import RewardConfig, RewardTrainer
 
 from pretrain_core.runs import Progress, Run, StopSignal
+from reward.errors import RewardTrainingError
 from reward.losses import RewardLoss, reward_loss
 from reward.meter import Meter, batch_sums
 from reward.model import RewardModel
 from reward.pairs import Pair
 from reward.settings import RewardTrainSettings
-from reward.trainer import RewardTrainingError
 
 Plan = Callable[[int, int], list[list[int]]]
 Batch = dict[str, Any]

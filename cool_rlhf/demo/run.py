@@ -18,6 +18,7 @@ from cool_rlhf.online.rounds import run_rounds
 from cool_rlhf.online.settings import EvaluationSettings, LabelSettings, OnlineSettings
 from cool_rlhf.online.summary import write_summary
 from cool_rlhf.ppo.prompts import PromptSettings, read_prompts, write_prompts
+from cool_rlhf.ppo.settings import PPORecipe
 from cool_rlhf.report import compose
 from cool_rlhf.tables import print_table
 from pretrain_core.cache import cache_root
@@ -25,13 +26,14 @@ from pretrain_core.data.build import build_store
 from pretrain_core.data.tokenizer import train_tokenizer
 from pretrain_core.runs import Run, RunSettings, StopSignal, write_json
 from pretrain_core.runs.lineage import hash_artefact
-from pretrain_core.settings import Resolved
+from pretrain_core.settings import Resolved, difference, load
 from pretrain_core.sft import sft
 from pretrain_core.train import FitSettings, train
 from reward.conditions import Conditions
 from reward.data import read_preferences, write_preferences
 from reward.evaluate import compare
 from reward.model import RewardModel
+from reward.settings import RewardTrainSettings
 from reward.trainer import train_reward
 
 Fit = TypeVar("Fit", bound=FitSettings)
@@ -78,8 +80,36 @@ class Phases:
     console: Console
     stop: StopSignal
 
+    @property
+    def budgets(self) -> dict[str, float | None]:
+        """Seconds that the training phases may take; the others end with their work."""
+        reward = self.demo.reward.max_seconds
+        return {
+            "pretrain": self.demo.pretrain.max_seconds,
+            "teach": self.demo.sft.max_seconds,
+            "train reward models": reward and 2 * reward,
+        }
+
+    def print_differences(self) -> None:
+        """What the demo's recipes change from the report's values."""
+        online = self.demo.online
+        pairs = (
+            ("PPO", online.ppo, load(PPORecipe, "configs/recipes/ppo-paper.yaml")),
+            (
+                "reward",
+                online.reward,
+                load(RewardTrainSettings, "configs/recipes/reward-paper.yaml"),
+            ),
+        )
+        for title, ours, paper in pairs:
+            found = difference(paper, Resolved.of(ours))
+            rows = [[key, str(theirs), str(mine)] for key, theirs, mine in found]
+            title = f"{title}: what differs from the report's values"
+            print_table(self.console, title, [["setting", "paper", "here"], *rows])
+
     def run_all(self) -> None:
         """Text to report. The actors start once, when the SFT model is there."""
+        self.print_differences()
         for phase in (self.prepare_text, self.pretrain, self.teach):
             self._run(phase)
         context = Context(self.settings, self.run)
@@ -92,7 +122,8 @@ class Phases:
 
     def _run(self, phase: Callable[..., None], *arguments: object) -> None:
         name = phase.__name__.replace("_", " ")
-        self.console.rule(f"[bold]{name}")
+        budget = self.budgets.get(name)
+        self.console.rule(f"[bold]{name}" + (f"[/bold] (at most {budget:.0f} s)" if budget else ""))
         with self.run.phase(name):
             phase(*arguments)
         if self.stop.requested:
@@ -176,15 +207,19 @@ class Phases:
         """Tables, report, and what to do next."""
         held_out = read_preferences(self.home / "held_out_preferences.jsonl").records
         models = [RewardModel.load(self.home / n) for n in ("reward", "reward_unconditional")]
-        header, rows = compare(models[0], models[1], held_out, seed=self.run.seed).table()
+        names = ("conditional", "unconditional")
+        report = compare(models[0], models[1], held_out, names=names, seed=self.run.seed)
+        header, rows = report.table()
+        # Each condition has one annotator here, so its source says the same again.
+        rows = [row for row in rows if not row[0].startswith("source")]
         write_json(self.run.path / "reward_models.json", {"columns": header, "rows": rows})
         stages = write_summary(context)
-        report = compose(self.run.path)
+        page = compose(self.run.path)
         print_table(self.console, "reward models on held-out pairs", [header, *rows])
         print_table(self.console, "policies on held-out prompts", stages)
         last = context.policy(self.settings.rounds)
         for line in (
-            f"report: {report}",
+            f"report: {page}",
             f"talk:   cool-rlhf chat {last}",
             "again:  cool-rlhf ppo configs/ppo/tiny.yaml",
         ):
