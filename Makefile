@@ -22,8 +22,8 @@ check: $(STAMP)
 
 $(STAMP): requirements/cpu.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-deps -r requirements/cpu.lock
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/pip install -qq --no-deps -r requirements/cpu.lock
+	$(BIN)/pip install -qq --no-deps --no-build-isolation -e .
 	touch $(STAMP)
 
 # Resolves afresh in a throw-away environment, leaves out the four CUDA-only wheels.
