@@ -195,6 +195,7 @@ class Phases:
 
     def align(self, context: Context) -> None:
         """Rounds of PPO, evaluation, sampling, labelling, reward model update and gate."""
+        self.stop.resume_command = f"cool-rlhf online resume {self.run.path}"
         self.run.record(
             parents={
                 name: {"path": str(path), "sha256": hash_artefact(path)}

@@ -8,6 +8,7 @@ from pretrain_core.draws import rng, seed_of
 from pretrain_core.runs import StopSignal, write_json
 from reward.card import read_conditions
 from reward.data import Preference, read_preferences
+from reward.errors import RewardTrainingStopped
 from reward.evaluate import accuracy_difference
 from reward.model import RewardModel
 from reward.trainer import train_reward
@@ -36,16 +37,19 @@ def update_reward_model(context: Context, number: int, stop: StopSignal) -> None
     replay = [old[index] for index in order[: round(settings.replay_share * len(new))]]
     out = context.folder(number) / "rm"
     shutil.rmtree(out, ignore_errors=True)
-    train_reward(
-        settings.reward,
-        base=parent,
-        train=[*new, *replay],
-        out=out,
-        conditions=read_conditions(parent),
-        run=None,
-        parents={"reward_model": parent},
-        seed=seed_of(settings.run.seed, "reward", number),
-    )
+    try:
+        train_reward(
+            settings.reward,
+            base=parent,
+            train=[*new, *replay],
+            out=out,
+            conditions=read_conditions(parent),
+            parents={"reward_model": parent},
+            seed=seed_of(settings.run.seed, "reward", number),
+            stop=stop,
+        )
+    except RewardTrainingStopped:
+        stop.announce()
 
 
 def gate_reward_model(context: Context, number: int, stop: StopSignal) -> None:
