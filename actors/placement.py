@@ -4,6 +4,7 @@ import atexit
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -80,6 +81,8 @@ def start_ray(settings: RaySettings | None = None) -> RaySession:
     """
     import ray
 
+    if ray.is_initialized():
+        raise PlacementError("this process is connected to a Ray already: close that session first")
     settings = settings or RaySettings()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = settings.address or os.environ.get("RAY_ADDRESS")
@@ -88,6 +91,7 @@ def start_ray(settings: RaySettings | None = None) -> RaySession:
         "log_to_driver": settings.worker_logs,
     }
     if address:
+        _check_reachable(address)
         session = RaySession(address)
         common["address"] = address
         way_out = (
@@ -112,6 +116,19 @@ def start_ray(settings: RaySettings | None = None) -> RaySession:
         raise PlacementError(f"no Ray at {session.address}: {error}; {way_out}") from error
     atexit.register(session.close)
     return session
+
+
+def _check_reachable(address: str) -> None:
+    """Fail at once where Ray itself would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise PlacementError(
+            f"no Ray at {address}: {error}; start it, or unset RAY_ADDRESS for a local Ray"
+        ) from error
 
 
 class RoleResources(Settings):

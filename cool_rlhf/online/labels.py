@@ -35,6 +35,7 @@ def label_pairs(context: Context, number: int, stop: StopSignal) -> None:
                 for preference in judge(record, context.annotators, number, every=every)
             ],
         )
+        return
     if not labels.exists() or not read_preferences(labels).records:
         raise WaitingForLabels(
             f"round {number} waits for labels: judge the pairs of {pairs_file(context, number)} and"

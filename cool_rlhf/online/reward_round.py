@@ -1,5 +1,6 @@
 """Stages `reward` and `gate`: the reward model learns the round's labels, and must not unlearn."""
 
+import logging
 import shutil
 
 from cool_rlhf.online.context import Context
@@ -12,6 +13,8 @@ from reward.errors import RewardTrainingStopped
 from reward.evaluate import accuracy_difference
 from reward.model import RewardModel
 from reward.trainer import train_reward
+
+logger = logging.getLogger(__name__)
 
 
 def split_labels(context: Context, number: int) -> tuple[list[Preference], list[Preference]]:
@@ -27,9 +30,15 @@ def split_labels(context: Context, number: int) -> tuple[list[Preference], list[
 
 
 def update_reward_model(context: Context, number: int, stop: StopSignal) -> None:
-    """Continue from the parent on the new labels with replay of old ones; writes `rm/`."""
+    """Continue from the parent on the new labels with replay of old ones; writes `rm/`.
+
+    A round whose annotators had no preference leaves the reward model as it is.
+    """
     settings, parent = context.settings, context.reward_model(number)
     new, _ = split_labels(context, number)
+    if not new:
+        logger.warning("round %d has no label to learn from: the reward model stays", number)
+        return
     old = list(read_preferences(settings.preferences).records)
     for earlier in range(1, number):
         old += split_labels(context, earlier)[0]
@@ -59,6 +68,11 @@ def gate_reward_model(context: Context, number: int, stop: StopSignal) -> None:
     −margin, `fail` when it lies below, else `undecided`; only `pass` is promoted.
     """
     gate = context.settings.gate
+    if not (context.folder(number) / "rm").exists():
+        write_json(
+            context.folder(number) / "gate.json", {"verdict": "no new labels", "promoted": False}
+        )
+        return
     parent = RewardModel.load(context.reward_model(number))
     child = RewardModel.load(context.folder(number) / "rm")
     old = list(read_preferences(context.settings.held_out_preferences).records)

@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import ray
@@ -13,6 +12,7 @@ from actors.placement import Placement, PlacementError, RaySession, RoleResource
 from actors.supervisor import Supervisor
 from actors.worker import Worker
 from tests.actors.probe import FragileWorker, UnstartableWorker
+from tests.support import run_python
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -82,10 +82,15 @@ def test_roles_that_do_not_fit_are_refused_with_what_is_free() -> None:
         Placement({"big": RoleResources(cpus=1000)})
 
 
-def test_an_unreachable_cluster_is_an_error(
-    ray_session: RaySession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    assert ray_session.local
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(PlacementError, match=r"no Ray at 127\.0\.0\.1:1"):
+def test_an_unreachable_cluster_is_an_error() -> None:
+    code = "from actors.placement import start_ray; start_ray()"
+    done = run_python(code, env={"RAY_ADDRESS": "127.0.0.1:1"})
+    assert done.returncode != 0
+    assert "PlacementError: no Ray at 127.0.0.1:1" in done.stderr
+
+
+def test_a_second_session_is_refused_and_the_first_lives_on(ray_session: RaySession) -> None:
+    with pytest.raises(PlacementError, match="connected to a Ray already"):
         start_ray()
+    assert ray_session.local
+    Placement({"small": RoleResources()}).close()

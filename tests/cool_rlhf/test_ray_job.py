@@ -60,19 +60,20 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
 def submit(
     environment: dict[str, str], command: list[str], **runtime: str
 ) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [
-            *(str(Path(sys.executable).with_name("ray")), "job", "submit"),
-            *("--address", environment["DASHBOARD"], "--working-dir", "."),
-            *("--runtime-env-json", json.dumps({"env_vars": runtime, "excludes": EXCLUDES})),
-            *("--", sys.executable, "-m", "cool_rlhf", *command),
-        ],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
+    words = [
+        *(str(Path(sys.executable).with_name("ray")), "job", "submit"),
+        *("--address", environment["DASHBOARD"], "--working-dir", "."),
+        *("--runtime-env-json", json.dumps({"env_vars": runtime, "excludes": EXCLUDES})),
+        *("--", sys.executable, "-m", "cool_rlhf", *command),
+    ]
+    deadline = time.monotonic() + 120
+    while True:
+        done = subprocess.run(
+            words, env=environment, capture_output=True, text=True, timeout=280, check=False
+        )
+        # A young head answers before its job agent is there.
+        if "No available agent" not in done.stderr + done.stdout or time.monotonic() > deadline:
+            return done
 
 
 def wait_for(environment: dict[str, str]) -> None:
