@@ -32,7 +32,7 @@ JOB = [
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A local head that asks for a token; yields the environment of those who know it."""
-    ports = {name: free_port() for name in ("gcs", "dashboard", "client")}
+    ports = {name: free_port() for name in ("gcs", "dashboard", "client", "agent")}
     environment = {
         **os.environ,
         **ENGINE_ENVIRONMENT,
@@ -46,6 +46,8 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
             *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"),
             *(f"--port={ports['gcs']}", f"--dashboard-port={ports['dashboard']}"),
             *(f"--ray-client-server-port={ports['client']}", "--dashboard-host=127.0.0.1"),
+            # Fixed by default, and another Ray of this machine may have it.
+            f"--dashboard-agent-listen-port={ports['agent']}",
             *("--num-cpus=16", f"--temp-dir={scratch}", "--object-store-memory=500000000"),
         ]
         log = (tmp_path / "head.log").open("wb")
