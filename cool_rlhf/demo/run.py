@@ -52,7 +52,9 @@ def online_settings(demo: DemoSettings, home: Path) -> OnlineSettings:
         prompts=PromptSettings(path=home / "prompts.jsonl", max_tokens=64),
         labels=LabelSettings(mode="programmatic", lexicon=home / "lexicon.txt", conditions="all"),
         evaluation=EvaluationSettings(
-            prompts=home / "held_out_prompts.jsonl", text=home / "held_out_text"
+            prompts=home / "held_out_prompts.jsonl",
+            text=home / "held_out_text",
+            text_tokens=30_000,
         ),
     )
 
