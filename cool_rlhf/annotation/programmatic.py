@@ -7,8 +7,10 @@ from functools import partial
 
 WORD = re.compile(r"[A-Za-z']+")
 SENTENCE_END = re.compile(r"[.!?]['\"]?\s*$")
+WORD_WORTH = 0.055
+"""What one word more, or less, is worth to an annotator: twenty weigh as much as broken prose."""
 INDIFFERENT = 0.3
-"""Score difference below which an annotator has no preference: three words, or one odd one."""
+"""Score difference below which an annotator has no preference: about five words."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ def annotators(known_words: frozenset[str]) -> Mapping[str, Annotator]:
 
 
 def taste(sign: float, known_words: frozenset[str], text: str) -> float:
-    """Tens of words in the wanted direction, less what is broken about the prose."""
-    return sign * len(WORD.findall(text)) / 10 - disfluency(text, known_words)
+    """Words in the wanted direction, less what is broken about the prose."""
+    return sign * WORD_WORTH * len(WORD.findall(text)) - disfluency(text, known_words)
 
 
 def disfluency(text: str, known_words: frozenset[str]) -> float:
