@@ -2,15 +2,18 @@
 
 A checksum proves that the bytes arrived. It says nothing about copies made from them afterwards: a
 head that was packed before the push gives old logits under new weights. So after each push both
-sides compute log-probs of the same tokens, which no cache has seen.
+sides compute log-probs of the same tokens, which no cache has seen. The engine samples them from
+the new weights: at tokens that no model expects, bf16 alone makes gaps as large as a real fault's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from actors.batch import Sequences
+from actors.rollout.requests import Finished, Request, SamplingSettings
 from actors.rollout.wire import WeightPushError
 from pretrain_core.draws import torch_generator
 
@@ -23,6 +26,9 @@ class Tolerance:
     relative: float
     mean: float
 
+
+PROBES, OPENING = 4, 2
+PROBE_SAMPLING = SamplingSettings(temperature=1.0, top_p=1.0, max_new_tokens=16, min_new_tokens=16)
 
 # Seen between vLLM and transformers on text: fp32 at most 4e-5; bf16 at most 0.24, mean 0.05.
 TOLERANCES = {
@@ -40,11 +46,23 @@ class ProbeReport:
     tokens: int
 
 
-def probe_batch(vocab_size: int, version: int, sequences: int = 4, length: int = 16) -> Sequences:
-    """The tokens probed after the push of `version`: fixed for it, and new to every cache."""
+def probe_requests(vocab_size: int, version: int) -> list[Request]:
+    """What the engine continues after the push of `version`: fixed for it, new to every cache."""
     generator = torch_generator(0, "weight push probe", version)
-    rows = torch.randint(vocab_size, (sequences, length), generator=generator).tolist()
-    return Sequences.pack((row, [False] + [True] * (length - 1)) for row in rows)
+    openings = torch.randint(vocab_size, (PROBES, OPENING), generator=generator).tolist()
+    return [Request(str(index), opening, version) for index, opening in enumerate(openings)]
+
+
+def probe_batch(requests: Sequence[Request], replies: Sequence[Finished]) -> Sequences:
+    """The sequences to compare, in the order of the requests; the sampled tokens are probed."""
+    sampled = {reply.id: reply.tokens for reply in replies}
+    return Sequences.pack(
+        (
+            [*request.tokens, *sampled[request.id]],
+            [False] * len(request.tokens) + [True] * len(sampled[request.id]),
+        )
+        for request in requests
+    )
 
 
 def check_probe(

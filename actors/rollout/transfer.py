@@ -6,7 +6,13 @@ from typing import Any, NoReturn, Protocol
 
 from actors.batch import Sequences
 from actors.group import ActorFailed, Pending
-from actors.rollout.probe import ProbeReport, check_probe, probe_batch
+from actors.rollout.probe import (
+    PROBE_SAMPLING,
+    ProbeReport,
+    check_probe,
+    probe_batch,
+    probe_requests,
+)
 from actors.rollout.rollout import Rollout
 from actors.rollout.wire import Manifest, TransferAddress, WeightPushError, WeightSender
 
@@ -97,7 +103,8 @@ def _give_up(rollout: Rollout, receiving: Pending[Any], error: ActorFailed) -> N
 
 
 def _probe(policy: Source, rollout: Rollout, version: int, trainer_dtype: str) -> ProbeReport:
-    batch = probe_batch(rollout.facts.vocab_size, version)
+    requests = probe_requests(rollout.facts.vocab_size, version)
+    batch = probe_batch(requests, list(rollout.generate(requests, PROBE_SAMPLING, ())))
     trainer = policy.logprobs(batch)
     engines = rollout.probe(batch)
     dtype = "bfloat16" if "bfloat16" in (trainer_dtype, rollout.facts.dtype) else "float32"

@@ -7,10 +7,16 @@ from functools import partial
 
 WORD = re.compile(r"[A-Za-z']+")
 SENTENCE_END = re.compile(r"[.!?]['\"]?\s*$")
-WORD_WORTH = 0.055
-"""What one word more, or less, is worth to an annotator: twenty weigh as much as broken prose."""
-INDIFFERENT = 0.3
-"""Score difference below which an annotator has no preference: about five words."""
+WORD_WORTH = 0.05
+"""What one word more, or less, is worth to an annotator."""
+ENOUGH_WORDS = 20
+"""Words beyond which length no longer matters: so length moves a score by at most 1."""
+FORGIVEN = 0.15
+"""Share of unknown words that readers forgive: names, slips, one odd word in a sentence."""
+BROKEN = 2.0
+"""What thoroughly broken prose costs: more than any length can make up for."""
+INDIFFERENT = 0.5
+"""Score difference below which an annotator has no preference: ten words."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +46,17 @@ def annotators(known_words: frozenset[str]) -> Mapping[str, Annotator]:
 
 def taste(sign: float, known_words: frozenset[str], text: str) -> float:
     """Words in the wanted direction, less what is broken about the prose."""
-    return sign * WORD_WORTH * len(WORD.findall(text)) - disfluency(text, known_words)
+    words = min(len(WORD.findall(text)), ENOUGH_WORDS)
+    return sign * WORD_WORTH * words - disfluency(text, known_words)
 
 
 def disfluency(text: str, known_words: frozenset[str]) -> float:
-    """0 for clean prose, at most 3; grows with unknown words, repetition and a missing end."""
+    """0 for clean prose up to BROKEN; grows with unknown words, repetition and a missing end."""
     words = [word.lower() for word in WORD.findall(text)]
     if len(words) < 3:
-        return 3.0
+        return BROKEN
     unknown = sum(word not in known_words for word in words) / len(words)
     trigrams = list(zip(words, words[1:], words[2:], strict=False))
     repeated = 1 - len(set(trigrams)) / len(trigrams)
     unfinished = 0.0 if SENTENCE_END.search(text) else 0.5
-    return min(3.0, 4.0 * unknown + 2.0 * repeated + unfinished)
+    return min(BROKEN, 8.0 * max(0.0, unknown - FORGIVEN) + 2.0 * repeated + unfinished)

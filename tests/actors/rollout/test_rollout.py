@@ -10,7 +10,7 @@ from actors.group import ActorFailed
 from actors.placement import RaySession
 from actors.rollout import Finished, Request, Rollout, RolloutSettings, WeightPushError, push
 from actors.rollout.engine_hf import HFEngine
-from actors.rollout.probe import check_probe, probe_batch
+from actors.rollout.probe import PROBE_SAMPLING, check_probe, probe_batch, probe_requests
 from actors.rollout.requests import EngineStartError, RequestError, SamplingSettings
 from actors.rollout.sampling import nucleus
 from tests.actors.rollout.support import (
@@ -96,9 +96,10 @@ def test_both_logprobs_are_those_of_the_model(rollout: Rollout, untied: tuple[Pa
 def test_both_engines_agree_on_greedy_replies(rollout: Rollout, untied: tuple[Path, Path]) -> None:
     replies = sampled(rollout, GREEDY)
     assert tokens_of(replies) == greedy_of(untied[0])
-    batch = probe_batch(512, 7)
+    probes = probe_requests(512, 7)
+    batch = probe_batch(probes, list(rollout.generate(probes, PROBE_SAMPLING, ())))
     (found,) = rollout.probe(batch)
-    assert check_probe(batch, found, reference_logprobs(untied[0], batch), "float32").tokens == 60
+    assert check_probe(batch, found, reference_logprobs(untied[0], batch), "float32").tokens == 64
 
 
 def test_a_prompt_longer_than_the_context_is_refused_before_work(rollout: Rollout) -> None:
