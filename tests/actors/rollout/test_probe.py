@@ -31,9 +31,9 @@ def test_the_worst_token_and_its_gap_are_named(dtype: str, fine: float, bad: flo
     engine = trainer.clone()
     engine[21] += fine
     assert check_probe(batch, engine, trainer, dtype).max_gap == pytest.approx(fine, rel=1e-2)
-    engine[37] -= bad
-    token = int(batch.tokens[37])
-    with pytest.raises(WeightPushError, match=rf"engine 2 .* token {token} at position 37 "):
+    engine[39] -= bad
+    token = int(batch.tokens[39])
+    with pytest.raises(WeightPushError, match=rf"engine 2 .* token {token} at position 39 "):
         check_probe(batch, engine, trainer, dtype, replica=2)
 
 
