@@ -1,0 +1,59 @@
+"""Verifiers by name: one settings class each, told apart by `kind`."""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Tag
+
+from reward.verifiers.code import CodeSettings, CodeVerifier
+from reward.verifiers.language import LanguageSettings, LanguageVerifier
+from reward.verifiers.length import LengthSettings, LengthVerifier
+from reward.verifiers.maths import MathsSettings, MathsVerifier
+from reward.verifiers.reasoning_gym import ReasoningGymSettings, ReasoningGymVerifier
+from reward.verifiers.structure import FormatSettings, FormatVerifier, JsonSettings, JsonVerifier
+from reward.verifiers.verdict import Verifier
+
+
+def _kind(value: object) -> object:
+    """The tag of raw or validated settings; None where there is none."""
+    if isinstance(value, Mapping):
+        return value.get("kind")
+    return getattr(value, "kind", None)
+
+
+# By function and not by field name: the base class validates every field before its type is known.
+VerifierSettings = Annotated[
+    Annotated[CodeSettings, Tag("code")]
+    | Annotated[FormatSettings, Tag("format")]
+    | Annotated[JsonSettings, Tag("json")]
+    | Annotated[LanguageSettings, Tag("language")]
+    | Annotated[LengthSettings, Tag("length")]
+    | Annotated[MathsSettings, Tag("maths")]
+    | Annotated[ReasoningGymSettings, Tag("reasoning_gym")],
+    Discriminator(
+        _kind,
+        custom_error_type="unknown_verifier",
+        custom_error_message="`kind` is one of code, format, json, language, length, maths, "
+        "reasoning_gym",
+    ),
+]
+
+_BUILDERS: dict[type[Any], Callable[[Any], Verifier]] = {
+    CodeSettings: CodeVerifier,
+    FormatSettings: FormatVerifier,
+    JsonSettings: JsonVerifier,
+    LanguageSettings: LanguageVerifier,
+    LengthSettings: LengthVerifier,
+    MathsSettings: MathsVerifier,
+    ReasoningGymSettings: ReasoningGymVerifier,
+}
+
+KINDS: dict[str, type[Any]] = {
+    settings.model_fields["kind"].default: settings for settings in _BUILDERS
+}
+"""Name → settings class."""
+
+
+def build_verifier(settings: VerifierSettings) -> Verifier:
+    """The verifier of these settings; raises InputError where a library is missing."""
+    return _BUILDERS[type(settings)](settings)
