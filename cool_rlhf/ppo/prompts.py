@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pretrain_core.cache import InputPath
 from pretrain_core.chat import ChatError, Message, PolicyChat, conversation
@@ -13,6 +13,8 @@ from pretrain_core.draws import rng
 from pretrain_core.errors import InputError
 from pretrain_core.settings import Settings
 from reward.conditions import Conditions, UnknownCondition
+from reward.conditions.router import Router
+from reward.conditions.routing import choose
 
 
 class PromptError(InputError):
@@ -24,7 +26,19 @@ class PromptSettings(Settings):
 
     path: InputPath
     default_condition: str | None = Field(None, description="for prompts without a condition")
+    router: InputPath | None = Field(
+        None, description="router folder that chooses a condition for prompts without one"
+    )
     max_tokens: int = Field(1024, gt=0, description="longer prompts are quarantined, never cut")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "PromptSettings":
+        if self.router is not None and self.default_condition is not None:
+            raise ValueError(
+                "prompts.default_condition serves every prompt without a condition, so "
+                "prompts.router would never be asked: leave one of them out"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -78,13 +92,14 @@ def read_prompts(settings: PromptSettings, chat: PolicyChat, conditions: Conditi
     """
     if not settings.path.is_file():
         raise PromptError(f"{settings.path}: no such prompt file")
+    router = Router.load(settings.router) if settings.router is not None else None
     prompts: dict[str, Prompt] = {}
     quarantined: list[Quarantined] = []
     with settings.path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             where = f"{settings.path}:{number}"
             try:
-                prompt = _parse(line, number, settings, chat, conditions)
+                prompt = _parse(line, number, settings, chat, conditions, router)
             except (json.JSONDecodeError, ChatError, _Unusable) as error:
                 quarantined.append(Quarantined(number, str(error)))
                 continue
@@ -106,19 +121,26 @@ class _Unusable(ValueError):
 
 
 def _parse(
-    line: str, number: int, settings: PromptSettings, chat: PolicyChat, conditions: Conditions
+    line: str,
+    number: int,
+    settings: PromptSettings,
+    chat: PolicyChat,
+    conditions: Conditions,
+    router: Router | None,
 ) -> Prompt:
     record = json.loads(line)
     if not isinstance(record, dict) or not isinstance(record.get("prompt"), list):
         raise _Unusable("`prompt` must be a list of messages")
+    messages = conversation(record["prompt"])
     condition = record.get("condition", settings.default_condition)
+    if router is not None and condition is None:
+        condition = choose(record, router=router).condition
     if not isinstance(condition, str):
         raise _Unusable(
-            f"`condition` is {condition!r}: exactly one condition name is needed, in the record"
-            " or as prompts.default_condition"
+            f"`condition` is {condition!r}: exactly one condition name is needed, in the record,"
+            " as prompts.default_condition or by prompts.router"
         )
     conditions.get(condition)
-    messages = conversation(record["prompt"])
     tokens = tuple(chat.prompt(messages))
     if len(tokens) > settings.max_tokens:
         raise _Unusable(f"{len(tokens)} tokens, more than prompts.max_tokens {settings.max_tokens}")

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pretrain_core.errors import InputError
 from pretrain_core.settings import Settings, load
@@ -14,6 +15,7 @@ from pretrain_core.settings import Settings, load
 DEFAULT = "default"
 PACKAGED = "configs/conditions/default.yaml"
 NAME = re.compile(r"[a-z][a-z0-9_]*")
+VERSION = "version"  # beside the names in the JSON form, so no condition may be called so
 
 
 class ConditionsError(InputError):
@@ -39,15 +41,22 @@ class _Entry(Settings):
 
 
 class _File(Settings):
+    version: int | None = None
     conditions: dict[str, _Entry]
 
 
 class Conditions:
-    """An immutable set of conditions, always with an empty `default`."""
+    """An immutable set of conditions, always with an empty `default`.
 
-    def __init__(self, conditions: Iterable[Condition]) -> None:
+    `version` is the registry file's own count of its revisions, None where it states none.
+    """
+
+    def __init__(self, conditions: Iterable[Condition], version: int | None = None) -> None:
+        self.version = version
         self._by_name: dict[str, Condition] = {}
         for condition in conditions:
+            if condition.name == VERSION:
+                raise ConditionsError(f"no condition can be named {VERSION!r}: choose another name")
             if not NAME.fullmatch(condition.name):
                 raise ConditionsError(
                     f"condition {condition.name!r}: a name is lower-case letters, digits and _"
@@ -70,23 +79,27 @@ class Conditions:
 
         A file adds to the packaged registry by `extends: configs/conditions/default.yaml`.
         """
-        entries = load(_File, path or PACKAGED).value.conditions
-        return cls(
+        file = load(_File, path or PACKAGED).value
+        found = (
             Condition(name, entry.system_prompt.strip(), entry.description.strip())
-            for name, entry in entries.items()
+            for name, entry in file.conditions.items()
         )
+        return cls(found, file.version)
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Mapping[str, str]]) -> "Conditions":
+    def from_dict(cls, raw: Mapping[str, Any]) -> "Conditions":
         """Registry of what `as_dict` wrote."""
-        return cls(
+        found = (
             Condition(name, entry["system_prompt"], entry.get("description", ""))
             for name, entry in raw.items()
+            if name != VERSION
         )
+        return cls(found, raw.get(VERSION))
 
-    def as_dict(self) -> dict[str, dict[str, str]]:
-        """Name → system prompt and description, JSON-able."""
-        return {
+    def as_dict(self) -> dict[str, Any]:
+        """Name → system prompt and description, and the version if there is one; JSON-able."""
+        version = {} if self.version is None else {VERSION: self.version}
+        return version | {
             c.name: {"system_prompt": c.system_prompt, "description": c.description} for c in self
         }
 
@@ -105,7 +118,11 @@ class Conditions:
         return name in self._by_name
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Conditions) and self._by_name == other._by_name
+        return (
+            isinstance(other, Conditions)
+            and self._by_name == other._by_name
+            and self.version == other.version
+        )
 
     def __hash__(self) -> int:
         return hash(self.hash)
@@ -117,14 +134,15 @@ class Conditions:
 
     @property
     def hash(self) -> str:
-        """16 hex digits over names and prompts: equal iff the reward model's inputs are equal."""
-        content = sorted((c.name, c.system_prompt) for c in self)
+        """16 hex digits over names, prompts and the version: other wording, another hash."""
+        wording = sorted((c.name, c.system_prompt) for c in self)
+        content = wording if self.version is None else [self.version, wording]
         text = json.dumps(content, ensure_ascii=False)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def subset(self, names: Iterable[str]) -> "Conditions":
         """The named conditions (and `default`), in the given order."""
-        return Conditions(self.get(name) for name in names)
+        return Conditions((self.get(name) for name in names), self.version)
 
     def conflicts(self, other: "Conditions") -> list[str]:
         """Names that both registries have with different prompts."""

@@ -81,3 +81,23 @@ def test_a_subset_keeps_the_default() -> None:
     assert Conditions.load().subset(["code", "maths"]).names == ["code", "maths", "default"]
     with pytest.raises(UnknownCondition):
         Conditions.load().subset(["cod"])
+
+
+def test_the_version_is_kept_and_hashed(tmp_path: Path) -> None:
+    packaged = Conditions.load()
+    assert packaged.version == 1
+    # Other wording needs another version: models name their conditions by this hash.
+    assert packaged.hash == "81d736420ad49454"
+    later = Conditions(packaged, 2)
+    assert later.hash != packaged.hash
+    assert later != packaged
+    assert Conditions.from_dict(packaged.as_dict()) == packaged
+    assert packaged.subset(["code"]).version == 1
+    with pytest.raises(ConditionsError, match="no condition can be named"):
+        Conditions([Condition("version", "x")])
+
+
+def test_models_of_a_registry_without_version_keep_their_hash() -> None:
+    old = {"a": {"system_prompt": "x", "description": ""}}
+    assert Conditions.from_dict(old).version is None
+    assert Conditions.from_dict(old).hash == Conditions([Condition("a", "x")]).hash

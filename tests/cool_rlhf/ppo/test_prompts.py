@@ -9,6 +9,8 @@ from transformers import PreTrainedTokenizerFast
 from cool_rlhf.ppo.prompts import PromptError, PromptSet, PromptSettings, read_prompts
 from pretrain_core.chat import PolicyChat
 from reward.conditions import Conditions
+from reward.conditions.router import train_router
+from reward.conditions.routing import Example
 
 
 def user(text: str) -> list[dict[str, str]]:
@@ -76,3 +78,26 @@ def test_each_pass_draws_every_prompt_once_in_another_order(
     assert drawn[:9] != drawn[9:]
     again = [p.id for iteration in range(6) for p in prompts.draw(7, iteration, 3)]
     assert drawn == again
+
+
+def test_a_router_serves_prompts_without_a_condition(tmp_path: Path, chat: PolicyChat) -> None:
+    queries = [
+        Example(f"{words} {number}", name)
+        for name, words in (("code", "write a function"), ("poetry", "compose a poem"))
+        for number in range(40)
+    ]
+    router, _ = train_router(queries, Conditions.load(), fallback="hhh")
+    folder = router.save(tmp_path / "router")
+    records: list[object] = [
+        {"prompt": user("write a function now"), "id": "routed"},
+        {"prompt": user("write a function now"), "id": "own", "condition": "helpful"},
+        {"prompt": user("?"), "id": "unsure"},
+    ]
+    prompts = read(tmp_path / "p.jsonl", records, chat, router=folder)
+    assert {p.id: p.condition for p in prompts} == {
+        "routed": "code",
+        "own": "helpful",
+        "unsure": "hhh",
+    }
+    with pytest.raises(ValueError, match="would never be asked"):
+        PromptSettings(path=tmp_path / "p.jsonl", router=folder, default_condition="code")
