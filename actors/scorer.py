@@ -1,14 +1,20 @@
-"""The scorer: the conditional reward model, frozen, one version for each batch."""
+"""The scorer: the conditional reward model, frozen, one version for each batch.
+
+It runs in the scorer's own ranks, or behind a reward service that several jobs share.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
 
 from actors.group import Group, Pending, done
 from actors.placement import Placement, RoleResources
+from actors.scoring_service import ServiceScorerWorker, service_tokens
 from actors.worker import Worker
 from pretrain_core.chat import Message
 from reward.conditions import UnknownCondition
@@ -30,8 +36,43 @@ class Scored:
     rm_version: str
 
 
+SERVICE_KEYS = ("url", "token_env", "admin_token_env", "deadline", "on_failure")
+
+
 class ScorerSettings(RoleResources):
     """The scorer's ranks, which share the conversations."""
+
+    kind: Literal["local", "service"] = Field(
+        "local", description="local: the ranks hold the model; service: `reward serve` does"
+    )
+    url: str | None = Field(None, description="of the reward service")
+    token_env: str = Field(
+        "COOL_RLHF_REWARD_TOKEN", description="variable that holds the service's token"
+    )
+    admin_token_env: str = Field(
+        "COOL_RLHF_REWARD_ADMIN_TOKEN",
+        description="variable that, if set, lets a run swap its reward model into the service",
+    )
+    deadline: float = Field(600.0, gt=0, description="seconds for the scores of one batch")
+    on_failure: Literal["retry", "stop"] = Field(
+        "retry", description="when the service fails: try again until the deadline, or stop at once"
+    )
+
+    @model_validator(mode="after")
+    def _service_or_not(self) -> ScorerSettings:
+        fields = type(self).model_fields
+        # Saved settings state every key: only values that differ from the defaults count.
+        changed = [key for key in SERVICE_KEYS if getattr(self, key) != fields[key].default]
+        if self.kind == "local" and changed:
+            raise ValueError(f"{', '.join(changed)} need kind: service")
+        if self.kind == "service" and not self.url:
+            raise ValueError("kind: service needs a url")
+        if self.kind == "service" and self.world_size != 1:
+            raise ValueError(
+                "kind: service has one rank, so that each batch has one version: the service has "
+                "replicas of its own"
+            )
+        return self
 
 
 class ScorerWorker(Worker):
@@ -72,8 +113,9 @@ class ScorerWorker(Worker):
 class Scorer:
     """Driver-side handle."""
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: Group, settings: ScorerSettings) -> None:
         self.group = group
+        self.settings = settings
 
     @classmethod
     def start(
@@ -83,11 +125,22 @@ class Scorer:
         env: Mapping[str, str] | None = None,
     ) -> Scorer:
         """Start the ranks; raises PlacementError."""
-        return cls(Group("scorer", ScorerWorker, settings or ScorerSettings(), placement, env))
+        settings = settings or ScorerSettings()
+        worker: type[Worker] = ScorerWorker
+        arguments: tuple[Any, ...] = ()
+        if settings.kind == "service":
+            service_tokens(settings)
+            worker, arguments = ServiceScorerWorker, (settings,)
+        return cls(Group("scorer", worker, settings, placement, env, arguments), settings)
 
     def load(self, reward_model: Path) -> Pending[None]:
-        """Load a reward-model folder; batches scored from now on carry its version."""
-        return self.group.call("load", reward_model).then(done)
+        """Load a reward-model folder; batches scored from now on carry its version.
+
+        With a service: see that it serves that version, or swap it in. Raises InputError without
+        the service's token.
+        """
+        tokens = service_tokens(self.settings) if self.settings.kind == "service" else ()
+        return self.group.call("load", reward_model, *tokens).then(done)
 
     def score(
         self, conversations: Sequence[Sequence[Message]], conditions: Sequence[str]
