@@ -4,7 +4,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "${PYTHON:-python3.11}" -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet -e ".[cpu,dev]" setuptools==78.1.1 numba==0.65.0 >&2
+"$work/venv/bin/pip" install --quiet -e ".[cpu,dev,verifiers]" setuptools==78.1.1 numba==0.65.0 >&2
 cat <<'HEAD'
 # CPU environment, installed with --no-deps. torchvision, torchaudio, torchcodec and triton are left out on purpose:
 # their registry builds are for CUDA and break the import of torch-based libraries on a CPU machine.

@@ -1,7 +1,10 @@
 """`reward.json`: everything about a reward model that its weights do not say."""
 
+import hashlib
+import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,41 @@ class RewardModelError(InputError):
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """calibrated = scale · (raw − centre), so that σ of a difference is a frequency.
+
+    Pairs determine the scale; they say nothing about an offset, so `centre` is the mean raw score
+    of the pairs it was fitted on. `pairs`: how many those were; `data`: the hash of their file.
+    """
+
+    scale: float
+    centre: float
+    pairs: int
+    data: str = ""
+
+    def __post_init__(self) -> None:
+        numbers = all(
+            isinstance(value, int | float) and math.isfinite(value)
+            for value in (self.scale, self.centre)
+        )
+        if not numbers or self.scale <= 0:
+            raise RewardModelError(
+                f"calibration with scale {self.scale} and centre {self.centre}: expected finite "
+                "numbers and a scale above 0; calibrate anew"
+            )
+
+    @property
+    def name(self) -> str:
+        """Suffix of the version that this calibration makes."""
+        content = json.dumps(asdict(self), sort_keys=True).encode()
+        return "c" + hashlib.sha256(content).hexdigest()[:6]
+
+    def apply(self, raw: Any) -> Any:
+        """Calibrated scores of raw ones: a number, an array or a tensor of any shape."""
+        return self.scale * (raw - self.centre)
+
+
+@dataclass(frozen=True)
 class RewardCard:
     """What `reward.json` holds: everything about the model that its weights do not say."""
 
@@ -29,7 +67,8 @@ class RewardCard:
     version: str = ""
     parents: Mapping[str, str] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
-    calibration: None = None  # the affine map, until calibration exists
+    calibration: Calibration | None = None
+    heads: int = 1  # the score's, and further ones for its uncertainty
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able content of `reward.json`."""
@@ -43,8 +82,17 @@ class RewardCard:
             "conditions_hash": self.conditions.hash,
             "parents": dict(self.parents),
             "training": dict(self.training),
-            "calibration": self.calibration,
+            "calibration": asdict(self.calibration) if self.calibration else None,
+            "heads": self.heads,
         }
+
+    def calibrated(self, raw: Any) -> Any:
+        """Calibrated scores; RewardModelError where the model has no calibration."""
+        if self.calibration is None:
+            raise RewardModelError(
+                f"{self.version or 'this model'} is not calibrated: cool-rlhf reward calibrate"
+            )
+        return self.calibration.apply(raw)
 
 
 def read_card(folder: Path) -> RewardCard:
@@ -58,13 +106,20 @@ def read_card(folder: Path) -> RewardCard:
         raw = read_json(path)
         if raw["format"] != FORMAT:
             raise RewardModelError(f"{path}: format {raw['format']!r}, this version reads {FORMAT}")
-        conditions = Conditions.from_dict(raw["conditions"])
         stored_hash = raw["conditions_hash"]
-        card = RewardCard(
-            conditions,
-            **{name: raw[name] for name in ("max_length", "score_token", "use_condition")},
-            **{name: raw[name] for name in ("version", "parents", "training", "calibration")},
-        )
+        known = {item.name for item in fields(RewardCard)}
+        unknown = sorted(raw.keys() - known - {"format", "conditions_hash"})
+        if unknown:
+            raise RewardModelError(
+                f"{path}: unknown fields {', '.join(unknown)}: written by a newer version? Read it "
+                "with that one"
+            )
+        # Folders from before a field existed mean its default.
+        values = {name: raw[name] for name in known & raw.keys()}
+        conditions = values["conditions"] = Conditions.from_dict(raw["conditions"])
+        if values.get("calibration") is not None:
+            values["calibration"] = Calibration(**values["calibration"])
+        card = RewardCard(**values)
     except (RunError, KeyError, TypeError) as error:
         raise RewardModelError(f"{path}: not a reward model's card: {error}") from error
     if conditions.hash != stored_hash:

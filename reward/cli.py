@@ -7,17 +7,32 @@ from typing import Annotated, Any
 import typer
 from pydantic import Field
 from rich.console import Console
-from rich.table import Table
 
 from pretrain_core.cache import InputPath
-from pretrain_core.runs import Run, RunSettings, StopSignal, write_json
+from pretrain_core.runs import Run, RunSettings, StopSignal
 from pretrain_core.settings import load
+from reward.commands.data import data_app
+from reward.commands.evaluate import benchmark, calibrate, evaluate, evaluate_models
+from reward.commands.registry import app as registry_app
+from reward.commands.registry import export
+from reward.commands.route import route_app
+from reward.commands.serve import serve
+from reward.commands.verify import verify
 from reward.settings import RewardTrainSettings
 
 app = typer.Typer(
     help="Conditional reward models: one model, the preference chosen by a system prompt.",
     no_args_is_help=True,
 )
+app.command()(verify)
+app.command("eval")(evaluate)
+app.command()(calibrate)
+app.command()(benchmark)
+app.command()(export)
+app.add_typer(registry_app, name="registry")
+app.add_typer(data_app, name="data")
+app.add_typer(route_app, name="route")
+app.command()(serve)
 console = Console(highlight=False)
 
 Overrides = Annotated[
@@ -87,19 +102,6 @@ def train(
     console.print(f"next: cool-rlhf reward eval {out} PREFERENCES")
 
 
-@app.command("eval")
-def evaluate(
-    model: Model,
-    preferences: Annotated[Path, typer.Argument(help="held-out preferences (JSONL)")],
-    against: Annotated[
-        list[Path] | None, typer.Option(help="another reward model to compare with; repeatable")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="write the report as JSON")] = None,
-) -> None:
-    """Accuracy per condition and source with 95 % paired bootstrap intervals."""
-    evaluate_models([model, *(against or [])], preferences, out)
-
-
 @app.command()
 def score(
     model: Model,
@@ -152,38 +154,6 @@ def read_conversations(path: Path) -> list[tuple[int, dict[str, Any]]]:
     if not rows:
         raise typer.BadParameter(f"{path}: no conversations")
     return rows
-
-
-def evaluate_models(folders: list[Path], preferences: Path, out: Path | None) -> None:
-    """Print (and write) the accuracy report of models on held-out preferences."""
-    from reward.data import read_preferences
-    from reward.evaluate import accuracy_report, pair_scores, wrong_conditions
-    from reward.model import RewardModel
-
-    loaded = [RewardModel.load(folder) for folder in folders]
-    models = {
-        f"{folder.name} ({model.version})": model
-        for folder, model in zip(folders, loaded, strict=True)
-    }
-    first = next(iter(models.values()))
-    data = read_preferences(preferences, first.conditions)
-    console.print(f"{preferences}: {data.summary()}")
-    scores = {name: pair_scores(model, data.records) for name, model in models.items()}
-    wrong = wrong_conditions(data.records)
-    if wrong is not None and first.card.use_condition:
-        scores["wrong condition"] = pair_scores(first, data.records, wrong)
-    report = accuracy_report(data.records, scores)
-    for title, (header, rows) in (
-        ("accuracy, 95 % interval", report.table()),
-        ("raw scores", report.score_table()),
-    ):
-        table = Table(*header, title=title)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-    if out is not None:
-        write_json(out, report.as_dict())
-        console.print(f"report: {out}")
 
 
 def _open_run(settings: RewardCommandSettings, resolved: Any) -> Run:

@@ -1,6 +1,6 @@
 """Paired bootstrap intervals over clusters, vectorised."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,32 +49,59 @@ def paired_bootstrap(
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or len(x) == 0:
         raise ValueError(f"a bootstrap needs a list of values, got shape {x.shape}")
-    if not np.isfinite(x).all():
-        raise ValueError(f"value {int(np.argmax(~np.isfinite(x)))} is {x[~np.isfinite(x)][0]}")
+    return bootstrap_statistic(
+        np.stack([x, np.ones_like(x)], axis=1),
+        lambda sums: sums[:, 0] / sums[:, 1],
+        seed=seed,
+        confidence=confidence,
+        resamples=resamples,
+        clusters=clusters,
+    )
+
+
+def bootstrap_statistic(
+    columns: Array,
+    statistic: Callable[[Array], Array],
+    *,
+    seed: int,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    clusters: Sequence[Hashable] | None = None,
+) -> Interval:
+    """Interval of any statistic of column sums: a ratio, a correlation, a calibration error.
+
+    `columns` [values, k]; `statistic` maps sums [resamples, k] to numbers [resamples]. Clusters and
+    errors as in `paired_bootstrap`.
+    """
+    finite = np.isfinite(columns).all(axis=1)
+    if not finite.all():
+        bad = int(np.argmin(finite))
+        raise ValueError(f"value {bad} is {columns[bad][~np.isfinite(columns[bad])][0]}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence {confidence} must lie between 0 and 1")
-    sums, counts = _per_cluster(x, clusters)
+    sums = _per_cluster(columns, clusters)
     draw = rng(seed, "bootstrap")
     groups = len(sums)
     chunk = max(1, WEIGHTS_AT_ONCE // groups)
-    means: list[Array] = []
+    found: list[Array] = []
     for start in range(0, resamples, chunk):
         rows = min(chunk, resamples - start)
         weights = draw.multinomial(groups, np.full(groups, 1 / groups), size=rows)
-        means.append((weights @ sums) / (weights @ counts))
+        found.append(statistic(weights @ sums))
     tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
-    return Interval(float(x.mean()), float(low), float(high), len(x), groups, confidence)
+    # A resample on which the statistic does not exist (a ratio without cases) says nothing.
+    low, high = np.nanquantile(np.concatenate(found), [tail, 1 - tail])
+    mean = float(statistic(columns.sum(axis=0, keepdims=True))[0])
+    return Interval(mean, float(low), float(high), len(columns), groups, confidence)
 
 
-def _per_cluster(x: Array, clusters: Sequence[Hashable] | None) -> tuple[Array, Array]:
+def _per_cluster(columns: Array, clusters: Sequence[Hashable] | None) -> Array:
     if clusters is None:
-        return x, np.ones_like(x)
-    if len(clusters) != len(x):
-        raise ValueError(f"{len(x)} values but {len(clusters)} clusters")
+        return columns
+    if len(clusters) != len(columns):
+        raise ValueError(f"{len(columns)} values but {len(clusters)} clusters")
     numbers: dict[Hashable, int] = {}
     index = np.array([numbers.setdefault(key, len(numbers)) for key in clusters])
-    return (
-        np.bincount(index, weights=x, minlength=len(numbers)).astype(np.float64),
-        np.bincount(index, minlength=len(numbers)).astype(np.float64),
-    )
+    sums = np.zeros((len(numbers), columns.shape[1]))
+    np.add.at(sums, index, columns)
+    return sums

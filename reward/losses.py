@@ -14,6 +14,8 @@ from torch import Tensor
 from pretrain_core.settings import Settings
 
 Ranking = Literal["focal", "bradley_terry"]
+Penalty = Literal["barrier", "clamped_barrier", "l2", "none"]
+CLAMP_MARGIN = 1e-3  # from the bound, where the clamped barrier stops
 
 
 class LossSettings(Settings):
@@ -21,6 +23,9 @@ class LossSettings(Settings):
 
     ranking: Ranking = "focal"
     gamma: float = Field(2.0, ge=0)
+    penalty: Penalty = Field(
+        "barrier", description="clamped_barrier: no gradient outside the band (for comparison)"
+    )
     penalty_weight: float = Field(0.02, ge=0)
     bound: float = Field(5.0, gt=0)
     linear_beyond: float = Field(4.95, gt=0)
@@ -83,22 +88,36 @@ def log_barrier_penalty(x: Tensor, bound: float = 5.0, linear_beyond: float = 4.
     return -(torch.log(bound + inside) + torch.log(bound - inside)) + slope * beyond
 
 
+def clamped_barrier_penalty(x: Tensor, bound: float = 5.0) -> Tensor:
+    """The barrier on scores clamped into the band: no gradient outside (for comparison)."""
+    inside = x.float().clamp(CLAMP_MARGIN - bound, bound - CLAMP_MARGIN)
+    return -(torch.log(bound + inside) + torch.log(bound - inside))
+
+
+def score_penalty(x: Tensor, settings: LossSettings) -> Tensor:
+    """The penalty that the settings name, per score, in the shape of `x`."""
+    if settings.penalty == "barrier":
+        return log_barrier_penalty(x, settings.bound, settings.linear_beyond)
+    if settings.penalty == "clamped_barrier":
+        return clamped_barrier_penalty(x, settings.bound)
+    if settings.penalty == "l2":
+        return x.float().square()
+    return torch.zeros_like(x, dtype=torch.float32)
+
+
 def reward_loss(
     chosen: Tensor,
     rejected: Tensor,
     settings: LossSettings | None = None,
     margin: Tensor | None = None,
 ) -> RewardLoss:
-    """Ranking loss + λ · mean of the two penalties, per pair [pairs]."""
+    """Ranking loss + λ · mean of the two penalties, per pair [pairs] or [pairs, heads]."""
     s = settings or LossSettings()
     if s.ranking == "focal":
         ranking = focal_ranking_loss(chosen, rejected, s.gamma, margin)
     else:
         ranking = bradley_terry_loss(chosen, rejected, margin)
-    penalty = 0.5 * (
-        log_barrier_penalty(chosen, s.bound, s.linear_beyond)
-        + log_barrier_penalty(rejected, s.bound, s.linear_beyond)
-    )
+    penalty = 0.5 * (score_penalty(chosen, s) + score_penalty(rejected, s))
     return RewardLoss(ranking, penalty, ranking + s.penalty_weight * penalty)
 
 

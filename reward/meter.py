@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from reward.losses import RewardLoss
@@ -21,6 +22,10 @@ class Meter:
         self._sums[name] += total
         self._counts[name] += count
 
+    def state(self) -> dict[str, list[float]]:
+        """Name → [sum, count] of what was not drained yet, for a checkpoint."""
+        return {name: [self._sums[name], count] for name, count in self._counts.items()}
+
     def drain(self) -> dict[str, float]:
         """Means since the last call; names without values are left out."""
         means = {n: self._sums[n] / count for n, count in self._counts.items() if count}
@@ -34,28 +39,29 @@ def batch_sums(
 ) -> dict[str, tuple[float, float]]:
     """Metric → (sum, count) of one batch, the loss first, the same names on every rank.
 
-    `scores` [2 · pairs]: the chosen sides, then the rejected ones.
+    `scores` [2 · pairs]: the chosen sides, then the rejected ones. Losses are weighted as trained.
     """
     count = float(len(pairs))
     chosen, rejected = scores.detach()[: len(pairs)], scores.detach()[len(pairs) :]
     right = (chosen > rejected).float()
-    per_pair = {
+    weights = torch.tensor([pair.weight for pair in pairs], device=scores.device)
+    weighted = {
         "loss/reward": loss.per_pair.detach(),
         "loss/ranking": loss.ranking.detach(),
         "loss/penalty": loss.penalty.detach(),
+    }
+    plain = {
         "rewards/accuracies": right,
         "rewards/margins": chosen - rejected,
         "rewards/chosen": chosen,
         "rewards/rejected": rejected,
     }
-    rows = {name: (float(values.sum()), count) for name, values in per_pair.items()}
+    rows = {n: (float((v * weights).sum()), float(weights.sum())) for n, v in weighted.items()}
+    rows |= {name: (float(values.sum()), count) for name, values in plain.items()}
     rows["rewards/outside_band"] = (float((scores.detach().abs() > bound).sum()), 2 * count)
     for name in conditions:
         mine = [row for row, pair in enumerate(pairs) if pair.condition == name]
         rows[f"rm/{name}/accuracy"] = (float(right[mine].sum()), float(len(mine)))
-    longest = max((max(pair.lengths) for pair in pairs), default=0)
-    rows["perf/useful_tokens"] = (
-        float(sum(sum(pair.lengths) for pair in pairs)),
-        2 * count * longest,
-    )
+    tokens = float(sum(sum(pair.lengths) for pair in pairs))
+    rows["perf/batch_tokens"] = (tokens, float(bool(pairs)))
     return rows

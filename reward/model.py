@@ -14,11 +14,13 @@ from pretrain_core.chat import IM_END, IM_START, Message
 from pretrain_core.draws import torch_generator
 from pretrain_core.runs.files import write_json
 from pretrain_core.runs.lineage import hash_file
+from reward.attention import Sequences
 from reward.card import CARD, RewardCard, RewardModelError, read_card, read_conditions
 from reward.conditions import DEFAULT, Conditions
+from reward.heads import read_heads, write_heads
 from reward.inputs import SCORE_TOKEN, RewardInputError, reward_input, score_token_id
 from reward.network import install_head, make_room, quiet
-from reward.packing import fill, pad_right
+from reward.packing import fill
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -38,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 PAD_TOKEN = "<|pad|>"
 HEAD_STD = 0.1  # standard deviation of the first scores: far inside the band, not all equal
-SCORING_TOKENS = 8192  # padded tokens of one forward pass
+SCORING_TOKENS = 8192  # tokens of one forward pass
 
 
 class RewardModel:
@@ -64,7 +66,9 @@ class RewardModel:
             network = AutoModelForSequenceClassification.from_pretrained(
                 folder, dtype=torch.float32
             )
-        model = cls(network.to(device), AutoTokenizer.from_pretrained(folder), card)
+        model = cls(network, AutoTokenizer.from_pretrained(folder), card)
+        read_heads(network, folder, card.heads)
+        network.to(device)
         pad = model.tokenizer.pad_token_id
         if network.config.num_labels != 1 or network.config.pad_token_id != pad:
             raise RewardModelError(
@@ -115,32 +119,52 @@ class RewardModel:
             [self.input(c, name) for c, name in zip(conversations, conditions, strict=True)]
         )
 
-    @torch.inference_mode()
     def score(self, inputs: Sequence[Sequence[int]]) -> Tensor:
         """Scores [n] of inputs made by `input`, on the CPU, in the given order.
 
         Batches are a function of the inputs alone. Raises RewardInputError for an input that does
         not end with the score token, RewardModelError naming the first NaN's index.
         """
+        return self._score_heads(inputs)[:, 0]
+
+    def score_with_spread(self, inputs: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Scores [n], and the standard deviation [n] over all heads: how unsure the model is.
+
+        Raises RewardModelError for a model without further heads, else as `score`.
+        """
+        if self.card.heads < 2:
+            raise RewardModelError(
+                f"model {self.version} has one head, which has no spread: train it with heads: 5"
+            )
+        scores = self._score_heads(inputs)
+        return scores[:, 0], scores.std(dim=1)
+
+    @torch.inference_mode()
+    def _score_heads(self, inputs: Sequence[Sequence[int]]) -> Tensor:
         self.network.eval()
         order = sorted(range(len(inputs)), key=lambda index: len(inputs[index]))
-        scores = torch.empty(len(inputs), dtype=torch.float32)
+        scores = torch.empty(len(inputs), self.card.heads, dtype=torch.float32)
         lengths = [len(inputs[index]) for index in order]
-        for rows in fill(order, lengths, SCORING_TOKENS, rows_each=1):
-            scores[rows] = self.forward([inputs[row] for row in rows]).cpu()
-        bad = (~torch.isfinite(scores)).nonzero()
+        for rows in fill(order, lengths, SCORING_TOKENS):
+            scores[rows] = self.forward_heads([inputs[row] for row in rows]).cpu()
+        bad = (~torch.isfinite(scores)).any(dim=1).nonzero()
         if len(bad):
             raise RewardModelError(
-                f"the score of input {int(bad[0])} is {float(scores[bad[0]])} "
+                f"the score of input {int(bad[0])} is {float(scores[bad[0, 0], 0])} "
                 f"({len(bad)} of {len(inputs)} are no numbers), model {self.version}"
             )
         return scores
 
     def forward(self, inputs: Sequence[Sequence[int]], network: nn.Module | None = None) -> Tensor:
-        """Scores [n] with gradients, in one padded pass (`network`: the same, wrapped by DDP).
+        """Scores [n] with gradients, in one packed pass (`network`: the same, wrapped by DDP)."""
+        return self.forward_heads(inputs, network)[:, 0]
 
-        No attention mask: padding is on the right of causal models, so no token sees it, and the
-        head is read at the last token that is not padding, which is checked to be the score token.
+    def forward_heads(
+        self, inputs: Sequence[Sequence[int]], network: nn.Module | None = None
+    ) -> Tensor:
+        """Scores [n, heads] as `forward`, the score's head first.
+
+        They are read at each input's last token, which is checked to be the score token.
         """
         for index, tokens in enumerate(inputs):
             if not tokens or tokens[-1] != self.score_id:
@@ -148,9 +172,11 @@ class RewardModel:
                     f"input {index} does not end with {self.card.score_token}: build it with "
                     "reward_input"
                 )
-        padded = pad_right(inputs, self.tokenizer.pad_token_id).to(self.network.device)
-        output = (network or self.network)(input_ids=padded, use_cache=False)
-        return output.logits.squeeze(-1).float()
+        device = self.network.device
+        packed = torch.tensor([token for tokens in inputs for token in tokens], device=device)
+        sequences = Sequences.of([len(tokens) for tokens in inputs], device)
+        scores: Tensor = (network or self.network)(input_ids=packed, sequences=sequences)
+        return scores.float()
 
     def save(self, folder: Path, **changes: Any) -> Path:
         """Write the folder (the card last) with `changes` to the card; the version is derived.
@@ -161,10 +187,11 @@ class RewardModel:
             raise RewardModelError(f"{folder} is not empty: choose another place or remove it")
         folder.mkdir(parents=True, exist_ok=True)
         with quiet():
-            self.network.save_pretrained(folder)
+            write_heads(self.network, folder)
         self.tokenizer.save_pretrained(folder)
-        card = replace(self.card, **changes)
-        self.card = replace(card, version=_version(folder, card))
+        # A calibration belongs to the weights that it was fitted on.
+        card = replace(self.card, **{"calibration": None, **changes})
+        self.card = replace(card, version=derived_version(folder, card))
         write_json(folder / CARD, self.card.as_dict())
         return folder
 
@@ -209,11 +236,14 @@ def fresh_reward_model(
         setattr(network.config, name, getattr(tokenizer, name))
     model = RewardModel(network, tokenizer, card)
     with torch.no_grad():
-        # Normed hidden states have length √hidden, so scores start with this spread.
-        std = HEAD_STD / network.config.hidden_size**0.5
-        network.score.weight.normal_(0.0, std, generator=draw)
+        network.score.weight.normal_(0.0, first_std(network), generator=draw)
     logger.info("fresh reward model from %s, score token %d", base, score_id)
     return model
+
+
+def first_std(network: "PreTrainedModel") -> float:
+    """Spread of a fresh head's weights; normed hidden states have length √hidden."""
+    return float(HEAD_STD / network.score.in_features**0.5)
 
 
 def _add_tokens(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[str]) -> None:
@@ -222,7 +252,7 @@ def _add_tokens(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[str]) -> 
         tokenizer.add_special_tokens({"additional_special_tokens": missing}, False)
 
 
-def _version(folder: Path, card: RewardCard) -> str:
+def derived_version(folder: Path, card: RewardCard) -> str:
     """Name derived from weights, conditions and how they are used."""
     parts = [hash_file(file) for file in sorted(folder.glob("*.safetensors"))]
     parts += [card.conditions.hash, card.score_token, str(card.use_condition), str(card.max_length)]

@@ -1,13 +1,16 @@
-"""What we change about a Hugging Face sequence classifier: head, vocabulary, noise."""
+"""What we change about a Hugging Face classifier: head, packed forward, vocabulary, noise."""
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reward import attention
+from reward.attention import PACKED, USE_INSTEAD, Sequences
 from reward.card import RewardModelError
 
 if TYPE_CHECKING:
@@ -53,7 +56,19 @@ def make_room(network: "PreTrainedModel", vocabulary: int, draw: torch.Generator
         rows[before:] = mean + 0.1 * spread * noise
 
 
+class DetachedHeads(ScoreHead):
+    """More heads on the same hidden states, which they read and never train."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Scores [..., heads] of hidden states [..., hidden]."""
+        return super().forward(hidden.detach())
+
+
+ENSEMBLE = "ensemble"  # where a network keeps its DetachedHeads
+
+
 def install_head(network: "PreTrainedModel") -> None:
+    """Give the network an fp32 score head and a forward pass that takes packed sequences."""
     head = getattr(network, "score", None)
     if not isinstance(head, nn.Linear) or head.bias is not None or head.out_features != 1:
         raise RewardModelError(
@@ -64,3 +79,45 @@ def install_head(network: "PreTrainedModel") -> None:
         ours = ScoreHead(head.in_features, 1, bias=False, device="meta")
         ours.weight = nn.Parameter(head.weight.detach().float())
         network.score = ours
+        _accept_packed(network)
+
+
+def _accept_packed(network: "PreTrainedModel") -> None:
+    attention.register()
+    network.set_attn_implementation(PACKED)
+    padded = network.forward
+
+    @functools.wraps(padded)
+    def forward(*args: Any, sequences: Sequences | None = None, **kwargs: Any) -> Any:
+        if sequences is None:
+            return padded(*args, **kwargs)
+        return packed_scores(network, sequences, **kwargs)
+
+    # On the instance, as accelerate does it: its class, and so its saved folder, stay HF's own.
+    network.forward = forward
+
+
+def packed_scores(network: "PreTrainedModel", sequences: Sequences, input_ids: Tensor) -> Tensor:
+    """fp32 scores [sequences, heads] of packed tokens [tokens], read at each last token.
+
+    Raises RewardModelError unless every layer has kept the sequences apart.
+    """
+    before = sequences.layers
+    hidden = network.base_model(
+        input_ids=input_ids[None],
+        position_ids=sequences.documents.positions[None],
+        # transformers builds no mask where it is given one of four dimensions.
+        attention_mask=torch.empty(1, 1, 0, 0, device=input_ids.device),
+        sequences=sequences,
+        use_cache=False,
+    ).last_hidden_state[0]
+    layers = network.config.get_text_config().num_hidden_layers
+    if sequences.layers - before != layers:
+        raise RewardModelError(
+            f"{type(network).__name__}: {sequences.layers - before} of {layers} layers keep packed "
+            f"sequences apart, so their scores would mix: {USE_INSTEAD}"
+        )
+    at_ends = hidden[sequences.ends]
+    scores: Tensor = network.score(at_ends)
+    heads = getattr(network, ENSEMBLE, None)
+    return scores if heads is None else torch.cat([scores, heads(at_ends)], dim=-1)

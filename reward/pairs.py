@@ -2,26 +2,33 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from pretrain_core.draws import rng
 from reward.conditions import DEFAULT
 from reward.data import Preference, Quarantined
+from reward.heads import bootstrap_counts
 from reward.inputs import RewardInputError
 from reward.model import RewardModel
+from reward.weights import prompt_weights
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One tokenised pair; `condition` is the one it is read under."""
+    """One tokenised pair; `condition` is the one it is read under.
+
+    `weight` is its share in the loss, `bootstrap` how often each further head sees it.
+    """
 
     name: str
     condition: str
     chosen_ids: list[int]
     rejected_ids: list[int]
     margin: float
+    weight: float = 1.0
+    bootstrap: list[int] = field(default_factory=list)
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -30,16 +37,21 @@ class Pair:
 
 
 def tokenise_pairs(
-    model: RewardModel, records: Sequence[Preference], seed: int, condition_dropout: float = 0.0
+    model: RewardModel,
+    records: Sequence[Preference],
+    seed: int,
+    condition_dropout: float = 0.0,
+    equal_prompts: bool = False,
 ) -> tuple[list[Pair], list[Quarantined]]:
     """(pairs, records whose reply is too long); raises UnknownCondition before any work is done.
 
     Dropout to `default` is drawn per record from (seed, record), so both sides share it and every
-    epoch repeats it.
+    epoch repeats it. With `equal_prompts`, the pairs of a prompt share one weight among them.
     """
     for record in records:
         model.conditions.get(record.condition or DEFAULT)
     pairs: list[Pair] = []
+    kept: list[Preference] = []
     left_out: list[Quarantined] = []
     for index, record in enumerate(records):
         name = record.id or f"record {index}"
@@ -54,7 +66,13 @@ def tokenise_pairs(
         except RewardInputError as error:
             left_out.append(Quarantined(index + 1, str(error), name))
             continue
-        pairs.append(Pair(name, read_under, sides[0], sides[1], record.margin or 0.0))
+        counts = bootstrap_counts(model.card.heads, seed, index, name)
+        margin = record.margin or 0.0
+        pairs.append(Pair(name, read_under, sides[0], sides[1], margin, bootstrap=counts))
+        kept.append(record)
+    if equal_prompts:
+        weights = prompt_weights(kept)
+        pairs = [replace(pair, weight=w) for pair, w in zip(pairs, weights, strict=True)]
     if left_out:
         logger.warning(
             "%d of %d pairs left out; first: %s: %s",

@@ -1,9 +1,32 @@
 """Settings of reward-model training; the defaults are the report's (§4.2.1)."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from pretrain_core.settings import Settings
 from reward.losses import LossSettings
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters instead of the whole backbone; head and score token stay fully trained."""
+
+    rank: int = Field(16, gt=0)
+    alpha: int = Field(32, gt=0)
+    targets: list[str] | Literal["all-linear"] = Field(
+        "all-linear", description="names of linear layers, e.g. [q_proj, v_proj]"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class LaunchSettings(Settings):
+    """The processes of one training on this machine."""
+
+    workers: int = Field(1, gt=0, description="processes, one per GPU, or sharing the cores")
+    engine: Literal["ddp", "deepspeed"] = "ddp"
+    zero_stage: Literal[1, 2] = Field(
+        1, description="DeepSpeed shards: 1 the optimiser, 2 gradients too"
+    )
 
 
 class RewardTrainSettings(Settings):
@@ -16,10 +39,17 @@ class RewardTrainSettings(Settings):
         0.1, ge=0, lt=1, description="share of pairs read under `default`, whatever their condition"
     )
     loss: LossSettings = LossSettings()
+    prompt_weighting: Literal["pair", "prompt"] = Field(
+        "pair", description="prompt: a prompt with many pairs counts as much as one with a single"
+    )
+    heads: int = Field(
+        1, gt=0, le=64, description="above 1: further light heads, whose spread tells uncertainty"
+    )
+    lora: LoraSettings | None = None
     epochs: int = Field(1, gt=0)
     max_length: int = Field(8192, gt=8, description="tokens of one input, score token included")
     batch_tokens: int = Field(
-        16384, gt=16, description="padded tokens of one batch of whole pairs, per rank"
+        16384, gt=16, description="tokens of one batch of whole pairs, per rank"
     )
     accumulate: int = Field(1, gt=0, description="batches per optimiser step, per rank")
     learning_rate: float = Field(1e-5, gt=0)
@@ -31,6 +61,10 @@ class RewardTrainSettings(Settings):
     bf16: bool = Field(True, description="autocast; weights, head, loss and scores stay in fp32")
     gradient_checkpointing: bool = False
     log_every: int = Field(10, gt=0, description="steps")
+    save_every: int | None = Field(
+        None, gt=0, description="steps between saved states, from which a killed training continues"
+    )
+    launch: LaunchSettings = LaunchSettings()
     max_seconds: float | None = Field(
         None, gt=0, description="stop after the step that passes this wall time"
     )

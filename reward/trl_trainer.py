@@ -4,6 +4,7 @@ Imports TRL, so it is itself imported only where training starts.
 """
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
@@ -22,14 +23,19 @@ from transformers import (
     TrainingArguments,
 )
 from trl import RewardConfig, RewardTrainer
+from trl.trainer.utils import disable_dropout_in_model
 
-from pretrain_core.runs import Progress, Run, StopSignal
+from pretrain_core.runs import Progress, Run, StopSignal, read_json, write_json
 from reward.errors import RewardTrainingError
+from reward.launch import deepspeed_config
+from reward.lora import add_adapters
 from reward.losses import RewardLoss, reward_loss
 from reward.meter import Meter, batch_sums
 from reward.model import RewardModel
+from reward.network import ENSEMBLE
 from reward.pairs import Pair
 from reward.settings import RewardTrainSettings
+from reward.states import COMPLETE
 
 Plan = Callable[[int, int], list[list[int]]]
 Batch = dict[str, Any]
@@ -58,7 +64,7 @@ class PlannedBatches(Sampler[list[int]]):
 class ConditionalRewardTrainer(RewardTrainer):
     """TRL's loop over pairs that are already in the reward model's input format."""
 
-    # compute_loss divides by the pairs of the whole step itself.
+    # compute_loss divides by the pairs' weights of the whole step itself.
     loss_is_scaled_for_ga = True
 
     def __init__(
@@ -78,10 +84,12 @@ class ConditionalRewardTrainer(RewardTrainer):
         self.was_stopped = False
         self.condition_names = sorted({pair.condition for pair in pairs})
         self.step_pairs: list[str] = []
+        disable_dropout_in_model(model.network)  # adapters come after: their dropout is a setting
+        lora = settings.lora
         # With columns of these names TRL takes the data as tokenised and leaves it alone.
         columns = {f.name: [getattr(p, f.name) for p in pairs] for f in fields(Pair)}
         super().__init__(
-            model=model.network,
+            model=model.network if lora is None else add_adapters(model, lora, args.seed),
             args=args,
             data_collator=lambda rows: {"pairs": [Pair(**row) for row in rows]},
             train_dataset=Dataset.from_dict(columns),
@@ -99,10 +107,11 @@ class ConditionalRewardTrainer(RewardTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor]:
-        """The batches of one step, and the number of pairs in it over all ranks."""
+        """The batches of one step, and the sum of its pairs' weights over all ranks."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        pairs = torch.tensor(sum(len(batch["pairs"]) for batch in batches), device=device)
-        return batches, self.accelerator.reduce(pairs, reduction="sum")
+        weights = sum(pair.weight for batch in batches for pair in batch["pairs"])
+        total = torch.tensor(float(weights), device=device)
+        return batches, self.accelerator.reduce(total, reduction="sum")
 
     def compute_loss(
         self,
@@ -111,20 +120,35 @@ class ConditionalRewardTrainer(RewardTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor:
-        """Focal + barrier summed over this batch's pairs, over the step's pairs on all ranks."""
+        """Weighted sum over this batch's pairs, over the weights of the step on all ranks."""
         pairs: list[Pair] = inputs["pairs"]
         sides = [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs]
         self.step_pairs += [pair.name for pair in pairs]
         # A rank without a batch in the last step takes part with an input that counts for nothing.
         inputs_or_one = sides or [[self.reward_model.score_id]]
-        scores = self.reward_model.forward(inputs_or_one, model)[: len(sides)]
+        scores = self.reward_model.forward_heads(inputs_or_one, model)[: len(sides)]
         chosen, rejected = scores[: len(pairs)], scores[len(pairs) :]
-        margin = torch.tensor([pair.margin for pair in pairs], device=scores.device)
-        loss = reward_loss(chosen, rejected, self.settings.loss, margin)
-        self._measure(pairs, scores, loss)
-        total = len(pairs) if num_items_in_batch is None else num_items_in_batch
+        margin = scores.new_tensor([pair.margin for pair in pairs])
+        weight = scores.new_tensor([pair.weight for pair in pairs])
+        loss = reward_loss(chosen[:, 0], rejected[:, 0], self.settings.loss, margin)
+        self._measure(pairs, scores[:, 0], loss)
+        total = (loss.per_pair * weight).sum()
+        if scores.shape[1] > 1:
+            counts = scores.new_tensor([pair.bootstrap for pair in pairs])
+            more = reward_loss(chosen[:, 1:], rejected[:, 1:], self.settings.loss, margin[:, None])
+            total = total + (more.per_pair * weight[:, None] * counts.view_as(more.per_pair)).sum()
+        over = weight.sum() if num_items_in_batch is None else num_items_in_batch
         # Data-parallel wrappers average gradients over ranks; the division is already global.
-        return loss.per_pair.sum() * self.accelerator.num_processes / total
+        return total * self.accelerator.num_processes / over
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        """Further heads are clipped by themselves: they leave the step of the others as it is."""
+        if self.reward_model.card.heads == 1 or self.is_deepspeed_enabled:
+            return super()._clip_grad_norm(model)
+        named = list(model.named_parameters())
+        groups = [[p for name, p in named if (ENSEMBLE in name) == more] for more in (True, False)]
+        norms = [self.accelerator.clip_grad_norm_(g, self.args.max_grad_norm) for g in groups]
+        return norms[-1]
 
     def _measure(self, pairs: Sequence[Pair], scores: Tensor, loss: RewardLoss) -> None:
         rows = batch_sums(pairs, scores, loss, self.condition_names, self.settings.loss.bound)
@@ -159,7 +183,7 @@ class ConditionalRewardTrainer(RewardTrainer):
 
 
 class Watch(TrainerCallback):
-    """Progress, metrics, time budget, Ctrl-C, and the check of every gradient."""
+    """Progress, metrics, time budget, Ctrl-C, saved states, and the check of every gradient."""
 
     def __init__(
         self, trainer: ConditionalRewardTrainer, run: Run | None, stop: StopSignal | None = None
@@ -171,8 +195,16 @@ class Watch(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Start the clock."""
+        """Start the clock; a continued training takes its metrics up where they were saved."""
         self.started = time.monotonic()
+        saved = Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE
+        if state.global_step and saved.exists():
+            kept = read_json(saved)
+            self.trainer.last_metrics = kept["last_metrics"]
+            for name, (total, count) in kept["meter"].items():
+                self.trainer.meter.add(name, total, count)
+            if self.run is not None and state.is_world_process_zero:
+                self.run.truncate_metrics(state.global_step)
         if state.is_world_process_zero:
             self.progress = Progress(state.max_steps, "reward model")
 
@@ -203,6 +235,21 @@ class Watch(TrainerCallback):
         if more and self.stop is not None and self._anywhere(self.stop.requested):
             self.trainer.was_stopped = control.should_training_stop = control.should_save = True
         return control
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Mark a checkpoint that every rank has written as complete, then drop the older ones."""
+        self.trainer.accelerator.wait_for_everyone()
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        trainer = self.trainer
+        kept = {"meter": trainer.meter.state(), "last_metrics": trainer.last_metrics}
+        write_json(folder / COMPLETE, kept)
+        for other in folder.parent.glob("checkpoint-*"):
+            if other != folder:
+                shutil.rmtree(other)
 
     def _anywhere(self, mine: bool) -> bool:
         flag = torch.tensor(float(mine), device=self.trainer.accelerator.device)
@@ -249,7 +296,8 @@ def make_trainer(
     folder: Path,
     stop: StopSignal | None = None,
 ) -> ConditionalRewardTrainer:
-    """A trainer that prints and uploads nothing, and writes only when it is stopped."""
+    """A trainer that prints and uploads nothing, and writes only the states it can resume from."""
+    deepspeed = settings.launch.engine == "deepspeed"
     arguments = RewardConfig(
         output_dir=str(folder),
         seed=seed % 2**32,
@@ -257,23 +305,29 @@ def make_trainer(
         gradient_accumulation_steps=settings.accumulate,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr": settings.final_learning_rate},
+        lr_scheduler_kwargs={"min_lr_rate": settings.final_learning_rate / settings.learning_rate},
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
         adam_beta1=settings.adam_betas[0],
         adam_beta2=settings.adam_betas[1],
         max_grad_norm=settings.max_grad_norm,
-        bf16=settings.bf16,
+        bf16=settings.bf16
+        and not deepspeed,  # DeepSpeed's configuration has an autocast of its own
+        deepspeed=deepspeed_config(settings) if deepspeed else None,
+        accelerator_config={"use_configured_state": deepspeed},
+        disable_dropout=False,
+        ddp_find_unused_parameters=False,  # also a rank without a batch uses them all
         gradient_checkpointing=settings.gradient_checkpointing,
         logging_steps=settings.log_every,
         logging_nan_inf_filter=False,
         max_length=None,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
-        save_strategy="no",
+        save_strategy="no" if settings.save_every is None else "steps",
+        save_steps=settings.save_every or 500,
         report_to="none",
         disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available() and not deepspeed,
     )
     trainer = ConditionalRewardTrainer(model, pairs, settings, plan, arguments)
     trainer.add_callback(Watch(trainer, run, stop))

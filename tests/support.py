@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import torch
 
+from pretrain_core.runs import StopSignal
+
 # What vLLM needs on a machine without a GPU; every process that loads it starts with these.
 ENGINE_ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -45,3 +47,20 @@ def randomise(model: torch.nn.Module, std: float = 0.2, seed: int = 0) -> None:
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(0.0, std, generator=generator)
+
+
+class StopAfter(StopSignal):
+    """A stop that is requested after so many looks at it (one per step)."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__("again")
+        self.steps = steps
+
+    @property
+    def requested(self) -> bool:
+        self.steps -= 1
+        return self.steps < 0
+
+    @requested.setter
+    def requested(self, value: bool) -> None:
+        pass

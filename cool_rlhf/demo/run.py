@@ -31,7 +31,7 @@ from pretrain_core.sft import sft
 from pretrain_core.train import FitSettings, train
 from reward.conditions import Conditions
 from reward.data import read_preferences, write_preferences
-from reward.evaluate import compare
+from reward.evaluation import compare
 from reward.model import RewardModel
 from reward.settings import RewardTrainSettings
 from reward.trainer import train_reward

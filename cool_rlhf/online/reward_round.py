@@ -10,7 +10,7 @@ from pretrain_core.runs import StopSignal, write_json
 from reward.card import read_conditions
 from reward.data import Preference, read_preferences
 from reward.errors import RewardTrainingStopped
-from reward.evaluate import accuracy_difference
+from reward.evaluation import accuracy_difference
 from reward.model import RewardModel
 from reward.trainer import train_reward
 

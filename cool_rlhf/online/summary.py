@@ -7,7 +7,7 @@ import numpy as np
 
 from cool_rlhf.online.context import Context
 from pretrain_core.runs import read_json, write_json
-from reward.evaluate import Interval, paired_bootstrap
+from reward.evaluation import Interval, paired_bootstrap
 
 
 def evaluations(context: Context) -> dict[int, dict[str, Any]]:

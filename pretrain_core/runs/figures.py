@@ -1,4 +1,4 @@
-"""Small line charts as inline SVG: readable in light and dark, the same bytes every time."""
+"""Small charts as inline SVG: readable in light and dark, the same bytes every time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Point = tuple[float, float]
@@ -30,14 +30,69 @@ def line_chart(
 
     `bands` shade `(x, low, high)` behind the series of the same name. Several series get a legend.
     """
+
+    def draw(axes: Any) -> None:
+        for number, (name, points) in enumerate(series.items()):
+            _draw(axes, name, points, (bands or {}).get(name, ()), number)
+        _dress(axes, title, x_label, y_label, legend=len(series) > 1)
+        if not any(math.isfinite(y) for points in series.values() for _, y in points):
+            axes.text(0.5, 0.5, "no data", ha="center", va="center", transform=axes.transAxes)
+
+    return _svg(title, (list(series.items()), list((bands or {}).items())), draw)
+
+
+def interval_chart(
+    series: Mapping[str, Mapping[str, Band]],
+    title: str,
+    x_label: str = "",
+    reference: float | None = None,
+) -> str:
+    """Return an inline SVG of means with intervals: per series, name → `(mean, low, high)`.
+
+    Names stand below each other, the series of one name side by side; `reference` draws a line.
+    """
+    names = list(dict.fromkeys(name for found in series.values() for name in found))
+
+    def draw(axes: Any) -> None:
+        for number, found in enumerate(series.values()):
+            offset = (number - (len(series) - 1) / 2) * 0.7 / max(1, len(series))
+            axes.errorbar(
+                [mean for mean, _, _ in found.values()],
+                [names.index(name) + offset for name in found],
+                xerr=[
+                    [max(0.0, mean - low) for mean, low, _ in found.values()],
+                    [max(0.0, high - mean) for mean, _, high in found.values()],
+                ],
+                color=COLOURS[number % len(COLOURS)],
+                fmt="o",
+                markersize=3,
+                linewidth=1.5,
+                label=list(series)[number].lstrip("_") or "series",
+            )
+        _dress(axes, title, x_label, "", legend=len(series) > 1, whole_x=False)
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        if reference is not None:
+            axes.axvline(reference, color=_TEXT, alpha=0.4, linewidth=0.8)
+
+    height = max(1.2, 0.6 + 0.14 * len(names) * (1 + len(series)))
+    content = ([(name, list(found.items())) for name, found in series.items()], reference)
+    return _svg(title, content, draw, (_INCHES[0], height))
+
+
+def _svg(
+    title: str,
+    content: object,
+    draw: Callable[[Any], None],
+    inches: tuple[float, float] = _INCHES,
+) -> str:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     # Ids may only be equal where whole charts are: a browser ignores a clip path of a hidden chart.
-    salt = repr((title, list(series.items()), list((bands or {}).items())))
     style = {
-        "svg.hashsalt": salt,
+        "svg.hashsalt": repr((title, content)),
         "svg.fonttype": "none",
         "font.size": 8,
         "text.color": _TEXT,
@@ -49,14 +104,9 @@ def line_chart(
         "text.parse_math": False,
     }
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=_INCHES, layout="constrained")
+        figure = Figure(figsize=inches, layout="constrained")
         FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        for number, (name, points) in enumerate(series.items()):
-            _draw(axes, name, points, (bands or {}).get(name, ()), number)
-        _dress(axes, title, x_label, y_label, legend=len(series) > 1)
-        if not any(math.isfinite(y) for points in series.values() for _, y in points):
-            axes.text(0.5, 0.5, "no data", ha="center", va="center", transform=axes.transAxes)
+        draw(figure.add_subplot())
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
@@ -83,7 +133,9 @@ def _draw(axes: Any, name: str, points: Sequence[Point], band: Sequence[Band], n
         axes.fill_between([x for x, _, _ in band], lows, highs, color=colour, alpha=0.2, lw=0)
 
 
-def _dress(axes: Any, title: str, x_label: str, y_label: str, legend: bool) -> None:
+def _dress(
+    axes: Any, title: str, x_label: str, y_label: str, legend: bool, whole_x: bool = True
+) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_title(title, fontsize=9, loc="left")
@@ -92,7 +144,7 @@ def _dress(axes: Any, title: str, x_label: str, y_label: str, legend: bool) -> N
     axes.grid(visible=True, alpha=0.15, color=_TEXT, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_alpha(0.4)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=whole_x))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.ticklabel_format(axis="y", scilimits=(-3, 4), useOffset=False)
     if legend:

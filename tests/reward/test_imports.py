@@ -9,7 +9,7 @@ HEAVY = ("ray", "vllm", "deepspeed", "trl")
     "modules",
     [
         "reward.losses, reward.model, reward.data, reward.conditions, reward.packing, "
-        "reward.trainer, reward.evaluate, reward.cli"
+        "reward.trainer, reward.evaluation, reward.cli"
     ],
 )
 def test_the_reward_package_loads_no_heavy_library(modules: str) -> None:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from reward.losses import (
     LossSettings,
     bradley_terry_loss,
+    clamped_barrier_penalty,
     focal_ranking_loss,
     log_barrier_penalty,
     reward_loss,
@@ -169,3 +170,26 @@ def test_bad_arguments_are_refused() -> None:
         log_barrier_penalty(scores(0.0), bound=5.0, linear_beyond=5.0)
     with pytest.raises(ValidationError, match="must be below bound"):
         LossSettings(bound=4.0)
+
+
+def test_a_clamped_barrier_has_no_gradient_where_ours_pulls_back() -> None:
+    """Fault 7: the score of 8 must come back into the band."""
+    for penalty, expected in ((clamped_barrier_penalty, 0.0), (log_barrier_penalty, 19.9)):
+        x = scores(8.0).requires_grad_()
+        penalty(x).backward()
+        assert x.grad is not None
+        assert x.grad.item() == pytest.approx(expected, abs=0.05)
+    inside = torch.linspace(-4.9, 4.9, 99)
+    assert torch.allclose(clamped_barrier_penalty(inside), log_barrier_penalty(inside))
+    assert clamped_barrier_penalty(scores(99.0)).item() == pytest.approx(4.605, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "expected"),
+    [("barrier", -2.9957), ("clamped_barrier", -2.9957), ("l2", 4.5), ("none", 0.0)],
+)
+def test_every_penalty_is_a_setting(penalty: str, expected: float) -> None:
+    settings = LossSettings(penalty=penalty, penalty_weight=0.5)  # type: ignore[arg-type]
+    loss = reward_loss(scores(3.0), scores(0.0), settings)
+    assert loss.penalty.item() == pytest.approx(expected, abs=1e-3)
+    assert loss.loss.item() == pytest.approx(loss.ranking.item() + 0.5 * expected, abs=1e-3)

@@ -1,7 +1,4 @@
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,15 +6,16 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain_core.runs import Run, RunSettings, StopSignal
+from pretrain_core.runs import Run, RunSettings
 from reward.conditions import Condition, Conditions, UnknownCondition
-from reward.data import Preference, write_preferences
-from reward.evaluate import compare, pair_scores
+from reward.data import Preference
+from reward.evaluation import compare, pair_scores
 from reward.model import RewardModel, RewardModelError, create_reward_model, read_card
 from reward.packing import plan_batches
 from reward.pairs import tokenise_pairs
 from reward.settings import RewardTrainSettings
 from reward.trainer import RewardTrainingError, RewardTrainingStopped, train_reward
+from tests.support import StopAfter
 
 Maker = Callable[..., Preference]
 Opposed = Callable[[int, int], list[Preference]]
@@ -151,23 +149,6 @@ def test_gradients_are_divided_by_the_pairs_of_the_whole_step(
     for other in gradients[1:]:
         for mine, reference in zip(other, gradients[0], strict=True):
             assert torch.allclose(mine, reference, rtol=1e-4, atol=1e-7)
-
-
-class StopAfter(StopSignal):
-    """A stop that is requested after so many looks at it (one per step)."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__("again")
-        self.steps = steps
-
-    @property
-    def requested(self) -> bool:
-        self.steps -= 1
-        return self.steps < 0
-
-    @requested.setter
-    def requested(self, value: bool) -> None:
-        pass
 
 
 def test_a_stopped_training_continues_exactly(fit: Callable[..., Path], opposed: Opposed) -> None:
@@ -305,56 +286,3 @@ def test_the_plan_is_the_one_of_the_seed(reward_folder: Path, opposed: Opposed) 
     pairs, _ = tokenise_pairs(model, opposed(20, 0), seed=0)
     lengths = [pair.lengths for pair in pairs]
     assert plan_batches(lengths, 512, 1) == plan_batches(lengths, 512, 1)
-
-
-TWO_RANKS = """
-import sys
-from pathlib import Path
-from reward.conditions import Conditions
-from reward.data import read_preferences
-from reward.model import read_conditions
-from reward.settings import RewardTrainSettings
-from reward.trainer import train_reward
-
-base, data, out = map(Path, sys.argv[1:4])
-settings = RewardTrainSettings(
-    max_length=64, batch_tokens=int(sys.argv[4]), learning_rate=1e-3, final_learning_rate=1e-3,
-    bf16=False, log_every=1, condition_dropout=0.0,
-)
-train_reward(
-    settings, base=base, train=read_preferences(data).records, out=out,
-    conditions=read_conditions(base), seed=3,
-)
-"""
-
-
-@pytest.mark.integration
-def test_two_ranks_train_as_one(reward_folder: Path, opposed: Opposed, tmp_path: Path) -> None:
-    """Seven pairs: one step of one batch alone, of two unequal batches on two ranks."""
-    records = opposed(4, 3)[:7]
-    data = write_preferences(tmp_path / "pairs.jsonl", records)
-    script = tmp_path / "two_ranks.py"
-    script.write_text(TWO_RANKS)
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
-    for ranks, budget in ((1, 1024), (2, 640)):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={ranks}", str(script), str(reward_folder), str(data)]
-        done = subprocess.run(
-            [*command, str(tmp_path / f"out{ranks}"), str(budget)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-    cards = [read_card(tmp_path / f"out{ranks}").training for ranks in (1, 2)]
-    assert [card["steps"] for card in cards] == [1, 1]
-    assert cards[0]["last_metrics"]["loss/reward"] == pytest.approx(
-        cards[1]["last_metrics"]["loss/reward"], rel=1e-5
-    )
-    one, two = (weights(tmp_path / f"out{ranks}") for ranks in (1, 2))
-    moved = [(one[n] - w).abs().max() for n, w in weights(reward_folder).items()]
-    assert max(moved) > 1e-4
-    for name, weight in one.items():
-        assert torch.allclose(two[name], weight, atol=1e-4), name

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pretrain_core.runs.figures import line_chart
+from pretrain_core.runs.figures import interval_chart, line_chart
 from pretrain_core.runs.html import Markup, Section, page, samples_table, table
 
 EVIL = "<script>alert(1)</script>&\"'"
@@ -73,3 +73,13 @@ def test_a_page_needs_nothing_from_elsewhere() -> None:
     assert not re.search(r"https?:|src=|url\(", text)
     assert "prefers-color-scheme" in text
     assert 'href="#part-1"' in text
+
+
+def test_intervals_stand_by_their_names() -> None:
+    series = {"a": {"x": (0.5, 0.4, 0.7), "y": (0.2, 0.2, 0.2)}, "b": {"y": (0.9, 0.8, 1.0)}}
+    first = interval_chart(series, EVIL, "share", reference=0.5)
+    assert first == interval_chart(series, EVIL, "share", reference=0.5)
+    texts = {element.text for element in ElementTree.fromstring(first).iter("text")}
+    assert {EVIL, "share", "x", "y", "a", "b"} <= texts
+    assert first != interval_chart(series, EVIL, "share")
+    ElementTree.fromstring(interval_chart({"": {}}, "nothing"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reward.data import Preference, PreferenceError
-from reward.evaluate import (
+from reward.evaluation import (
     PairScores,
     accuracy_difference,
     accuracy_report,

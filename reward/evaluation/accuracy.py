@@ -1,7 +1,7 @@
 """How well reward models agree with held-out preferences, per condition, with paired intervals."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -9,43 +9,11 @@ import numpy as np
 
 from reward.conditions import DEFAULT
 from reward.data import Preference, PreferenceError
+from reward.evaluation.scoring import PairScores, pair_keys, pair_scores, wrong_conditions
 from reward.intervals import Array, Interval, paired_bootstrap
 from reward.model import RewardModel
 
-__all__ = [
-    "AccuracyReport",
-    "Interval",
-    "PairScores",
-    "ScoreStatistics",
-    "accuracy_difference",
-    "accuracy_report",
-    "compare",
-    "conflict_labels",
-    "pair_scores",
-    "paired_bootstrap",
-    "wrong_conditions",
-]
-
 Conflict = Literal["conflicting", "agreeing", "single"]
-Reading = Callable[[int, Preference], str]
-
-
-@dataclass(frozen=True)
-class PairScores:
-    """Raw scores [pairs] of both sides, in the order of the preferences."""
-
-    chosen: Array
-    rejected: Array
-
-    @property
-    def margins(self) -> Array:
-        """chosen − rejected [pairs]."""
-        return self.chosen - self.rejected
-
-    @property
-    def right(self) -> Array:
-        """1.0 where the chosen side scores higher, else 0.0 (a tie is wrong) [pairs]."""
-        return (self.margins > 0).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -61,7 +29,7 @@ class ScoreStatistics:
     @classmethod
     def of(cls, scores: PairScores, bound: float) -> "ScoreStatistics":
         """Statistics over both sides; `outside_band`: share with |score| > bound."""
-        both = np.concatenate([scores.chosen, scores.rejected])
+        both = scores.both
         return cls(
             float(both.mean()),
             float(both.std()),
@@ -107,37 +75,6 @@ class AccuracyReport:
             for name, s in self.scores.items()
         ]
         return header, rows
-
-
-def pair_scores(
-    model: RewardModel, preferences: Sequence[Preference], condition: Reading | None = None
-) -> PairScores:
-    """Score both sides of every pair under the record's condition.
-
-    `condition(index, preference)`, if given, names another one to read each pair under.
-    """
-    names = [
-        condition(index, p) if condition else p.condition or DEFAULT
-        for index, p in enumerate(preferences)
-    ]
-    sides = [[*p.prompt, *p.chosen] for p in preferences]
-    sides += [[*p.prompt, *p.rejected] for p in preferences]
-    scores = model.score_conversations(sides, names * 2).double().numpy()
-    return PairScores(scores[: len(preferences)], scores[len(preferences) :])
-
-
-def wrong_conditions(preferences: Sequence[Preference]) -> Reading | None:
-    """A reading of every pair under another condition of the set; None if there is only one."""
-    used = sorted({p.condition or DEFAULT for p in preferences})
-    if len(used) < 2:
-        return None
-    following = dict(zip(used, used[1:] + used[:1], strict=True))
-    return lambda _, p: following[p.condition or DEFAULT]
-
-
-def pair_keys(preferences: Sequence[Preference]) -> list[Hashable]:
-    """One key per judged pair: equal for records that judge the same prompt and two replies."""
-    return [(p.prompt, frozenset((p.chosen, p.rejected))) for p in preferences]
 
 
 def conflict_labels(preferences: Sequence[Preference]) -> list[Conflict]:
