@@ -2,7 +2,7 @@
 
 Same pairs, model, dtype, threads, and the same mean number of tokens per forward pass, padding
 included. Peers: TRL's default sampling, its length grouping by the chosen side, and by the pair's
-longer side. Each way runs in a process of its own, which is the only one at work.
+longer side. Every repeat of a way runs in a process of its own, the ways in turn.
 
     python benchmarks/reward_training.py --data PAIRS.jsonl[.gz] [--model FOLDER] [--pairs N]
 
@@ -116,18 +116,17 @@ def batch_sizes(pairs: list[list[list[int]]], pairs_per_batch: int) -> dict[str,
     return sizes
 
 
-def measure(home: Path, way: str, size: int, repeats: int) -> dict[str, Any]:
-    """Train on all pairs `repeats` times after a short warm-up; runs in a process of its own."""
+def measure(home: Path, way: str, size: int, seed: int) -> dict[str, Any]:
+    """Train on all pairs after a short warm-up; runs in a process of its own."""
     pairs = json.loads((home / "pairs.json").read_text())
     train = packed_epoch if way == "packed" else trl_epoch
     train(home, pairs[:WARM_UP], way, size, seed=0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     tokens = sum(len(side) for pair in pairs for side in pair)
-    rates = [tokens / train(home, pairs, way, size, seed) for seed in range(1, repeats + 1)]
+    rate = tokens / train(home, pairs, way, size, seed)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     return {
-        "batch": size,
-        "tokens_per_second": [round(rate) for rate in rates],
+        "tokens_per_second": round(rate),
         "peak_mib": round(peak),
         "peak_mib_after_warm_up": round(before),
     }
@@ -230,6 +229,7 @@ def main() -> None:
     arguments.add_argument("--repeats", type=int, default=3)
     arguments.add_argument("--out", type=Path, default=RESULT)
     arguments.add_argument("--measure", help=argparse.SUPPRESS)
+    arguments.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     given = arguments.parse_args()
     key = f"{given.data.resolve()} {given.model} {given.pairs} {given.pairs_per_batch}"
     home = cache_root() / f"reward-training-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
@@ -239,13 +239,18 @@ def main() -> None:
     pairs = json.loads((home / "pairs.json").read_text())
     sizes = batch_sizes(pairs, given.pairs_per_batch)
     if given.measure:
-        found = measure(home, given.measure, sizes[given.measure], given.repeats)
-        write_json(home / f"{given.measure}.json", found)
+        found = measure(home, given.measure, sizes[given.measure], given.seed)
+        write_json(home / f"{given.measure} {given.seed}.json", found)
         return
-    for way in WAYS:
-        if not (home / f"{way}.json").exists():
-            subprocess.run([sys.executable, *sys.argv, "--measure", way], check=True)
-    ways = {way: read_json(home / f"{way}.json") for way in WAYS}
+    ways: dict[str, dict[str, Any]] = {way: {"batch": sizes[way]} for way in WAYS}
+    for seed in range(1, given.repeats + 1):
+        for way in WAYS:
+            file = home / f"{way} {seed}.json"
+            if not file.exists():
+                command = [sys.executable, *sys.argv, "--measure", way, "--seed", str(seed)]
+                subprocess.run(command, check=True)
+            for name, value in read_json(file).items():
+                ways[way].setdefault(name, []).append(value)
     medians = {way: statistics.median(found["tokens_per_second"]) for way, found in ways.items()}
     model = RewardModel.load(home / "reward")
     result = {

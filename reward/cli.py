@@ -141,7 +141,7 @@ def score(
 def read_conversations(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """(line, record) of a JSONL file of conversations; names the first malformed line."""
     rows: list[tuple[int, dict[str, Any]]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -24,7 +24,9 @@ def label_pairs(context: Context, number: int, stop: StopSignal) -> None:
     if context.settings.labels.mode == "programmatic":
         records = [
             json.loads(line)
-            for line in pairs_file(context, number).read_text(encoding="utf-8").splitlines()
+            # Not splitlines: replies may hold U+2028 or U+0085, which it takes for line ends.
+            for line in pairs_file(context, number).read_text(encoding="utf-8").split("\n")
+            if line
         ]
         every = context.settings.labels.conditions == "all"
         write_preferences(

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pretrain_core.settings import SettingsError
-from reward.cli import app
+from reward.cli import app, read_conversations
 from reward.data import Preference, write_preferences
 from reward.model import RewardModel, read_card
 
@@ -87,3 +87,10 @@ def test_a_misspelt_setting_is_refused(settings_file: Path) -> None:
         CliRunner().invoke(
             app, ["train", str(settings_file), "learning_rat=1"], catch_exceptions=False
         )
+
+
+def test_a_line_separator_inside_a_text_ends_no_record(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "one\u2028two"}]
+    file = tmp_path / "conversations.jsonl"
+    file.write_text(json.dumps({"messages": messages}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_conversations(file) == [(1, {"messages": messages})]

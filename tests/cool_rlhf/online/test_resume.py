@@ -67,7 +67,8 @@ def reproducible(run: Path) -> list[dict[str, Any]]:
 def sampled(run: Path) -> list[str]:
     ids = []
     for file in sorted((run / "rollouts").glob("*.jsonl")):
-        for line in file.read_text().splitlines():
+        # A nano model samples U+2028 and the like, which splitlines takes for line ends.
+        for line in file.read_text().rstrip("\n").split("\n"):
             record = json.loads(line)["record"]
             if record["kind"] == "trajectory":
                 ids.append(record["trajectory"]["id"])
