@@ -33,6 +33,8 @@ _PROBING = threading.Lock()
 _TELLTALES: tuple[tuple[re.Pattern[str], Ending], ...] = (
     (re.compile(r"^(MemoryError\b|terminate called.*std::bad_alloc)"), "memory"),
     (re.compile(r"^(BlockingIOError: \[Errno 11\]|RuntimeError: can't start new)"), "processes"),
+    # Shells at their limit: many write at once, so that only the end of the line is theirs.
+    (re.compile(r".*(Cannot fork|fork: Resource temporarily unavailable)$"), "processes"),
 )
 
 

@@ -282,6 +282,11 @@ class TestWithoutNamespaces:
         done = self.shell("b() { b | b & }; b; sleep 9")
         assert done.verdict in ("timeout", "processes")
 
+    @pytest.mark.skipif(not ROOT, reason="only root can give the program a user of its own")
+    def test_a_shell_that_cannot_fork_hit_the_limit(self) -> None:
+        done = self.shell("while :; do sleep 9 & done")
+        assert (done.verdict, done.exit_code) == ("processes", 2)
+
     def test_no_process_outlives_its_program(self) -> None:
         done = self.shell(f"setsid sh -c 'while :; do sleep 9; done # {MARK}' & echo bye")
         assert (done.verdict, done.stdout) == ("ok", "bye\n")
