@@ -27,6 +27,8 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
     "OMP_WAIT_POLICY": "PASSIVE",
 }
+CPU_BATCH_TOKENS = 4096
+"""Prompt tokens that a step of a CPU engine takes, unless the context is longer."""
 # All that vLLM was seen to raise at a bad model, argument, build or machine.
 START_ERRORS = (
     ImportError,
@@ -182,10 +184,17 @@ def _start(
     os.environ.update({k: os.environ.get(k, v) for k, v in ENVIRONMENT.items()})
     from vllm import LLM
     from vllm.config import WeightTransferConfig
+    from vllm.platforms import current_platform
 
     from actors.rollout.vllm_transfer import BACKEND, register
 
     register()
+    # Where a prompt's prefill is cut, vLLM winds its seeded generator back, which those of a CPU
+    # cannot do: there prompts are prefilled whole.
+    whole = {
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(max_model_len, CPU_BATCH_TOKENS),
+    }
     return LLM(
         model=str(folder),
         skip_tokenizer_init=True,
@@ -200,6 +209,7 @@ def _start(
         weight_transfer_config=WeightTransferConfig(backend=BACKEND),
         disable_log_stats=True,
         seed=0,
+        **(whole if current_platform.is_cpu() else {}),
     )
 
 

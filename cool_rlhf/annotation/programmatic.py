@@ -7,30 +7,41 @@ from functools import partial
 
 WORD = re.compile(r"[A-Za-z']+")
 SENTENCE_END = re.compile(r"[.!?]['\"]?\s*$")
-WORD_WORTH = 0.05
+WORD_WORTH = 0.06
 """What one word more, or less, is worth to an annotator."""
 ENOUGH_WORDS = 20
-"""Words beyond which length no longer matters: so length moves a score by at most 1."""
+"""Words beyond which length no longer matters: so length moves a score by at most 1.2."""
 FORGIVEN = 0.15
 """Share of unknown words that readers forgive: names, slips, one odd word in a sentence."""
 BROKEN = 2.0
 """What thoroughly broken prose costs: more than any length can make up for."""
 INDIFFERENT = 0.5
-"""Score difference below which an annotator has no preference: ten words."""
+"""Difference below which an annotator does not care: nine words."""
 
 
 @dataclass(frozen=True)
 class Annotator:
-    """Judges a reply under one condition; `score` is its gold signal, higher is better."""
+    """Judges a reply under one condition by what it likes about it, part by part."""
 
     name: str
     condition: str
-    score: Callable[[str], float]
+    parts: Callable[[str], tuple[float, ...]]
+
+    def score(self, text: str) -> float:
+        """The gold signal: higher is better."""
+        return sum(self.parts(text))
 
     def prefers(self, replies: Sequence[str]) -> int | None:
-        """0 or 1: which of two replies it prefers; None if it does not care."""
-        difference = self.score(replies[1]) - self.score(replies[0])
-        return None if abs(difference) < INDIFFERENT else int(difference > 0)
+        """0 or 1: which of two replies it prefers; None if it does not care, or is torn.
+
+        Torn: one reply is clearly better in one part and the other in another.
+        """
+        first, second = (self.parts(reply) for reply in replies)
+        gains = [b - a for a, b in zip(first, second, strict=True)]
+        torn = min(gains) <= -INDIFFERENT and max(gains) >= INDIFFERENT
+        if torn or abs(sum(gains)) < INDIFFERENT:
+            return None
+        return int(sum(gains) > 0)
 
 
 def annotators(known_words: frozenset[str]) -> Mapping[str, Annotator]:
@@ -39,15 +50,15 @@ def annotators(known_words: frozenset[str]) -> Mapping[str, Annotator]:
     `known_words` is the lexicon against which the prose is checked.
     """
     return {
-        condition: Annotator(f"length-{condition}-v1", condition, partial(taste, sign, known_words))
+        condition: Annotator(f"length-{condition}-v2", condition, partial(taste, sign, known_words))
         for condition, sign in (("brief", -1.0), ("detailed", 1.0))
     }
 
 
-def taste(sign: float, known_words: frozenset[str], text: str) -> float:
-    """Words in the wanted direction, less what is broken about the prose."""
+def taste(sign: float, known_words: frozenset[str], text: str) -> tuple[float, float]:
+    """What the words in the wanted direction are worth, and what is broken about the prose."""
     words = min(len(WORD.findall(text)), ENOUGH_WORDS)
-    return sign * WORD_WORTH * words - disfluency(text, known_words)
+    return sign * WORD_WORTH * words, -disfluency(text, known_words)
 
 
 def disfluency(text: str, known_words: frozenset[str]) -> float:

@@ -10,6 +10,7 @@ from actors.group import ActorFailed
 from actors.placement import RaySession
 from actors.rollout import Finished, Request, Rollout, RolloutSettings, WeightPushError, push
 from actors.rollout.engine_hf import HFEngine
+from actors.rollout.engine_vllm import CPU_BATCH_TOKENS
 from actors.rollout.probe import PROBE_SAMPLING, check_probe, probe_batch, probe_requests
 from actors.rollout.requests import EngineStartError, RequestError, SamplingSettings
 from actors.rollout.sampling import nucleus
@@ -26,7 +27,7 @@ from tests.actors.rollout.support import (
 )
 
 SETTINGS = RolloutSettings(
-    engine="vllm", max_model_len=CONTEXT, max_num_seqs=16, kv_cache_bytes=2**24
+    engine="vllm", max_model_len=CONTEXT, max_num_seqs=32, kv_cache_bytes=2**24
 )
 
 
@@ -100,6 +101,14 @@ def test_both_engines_agree_on_greedy_replies(rollout: Rollout, untied: tuple[Pa
     batch = probe_batch(probes, list(rollout.generate(probes, PROBE_SAMPLING, ())))
     (found,) = rollout.probe(batch)
     assert check_probe(batch, found, reference_logprobs(untied[0], batch), "float32").tokens == 64
+
+
+def test_more_prompt_tokens_than_one_step_takes(rollout: Rollout) -> None:
+    long = [Request(f"l{n}", [11 + n] * (CONTEXT - 2), seed=n) for n in range(32)]
+    assert 32 * (CONTEXT - 2) > CPU_BATCH_TOKENS
+    replies = sampled(rollout, WARM, long, ())
+    assert {len(reply.tokens) for reply in replies.values()} == {2}
+    assert sampled(rollout, WARM, long[30:], ())["l31"].tokens == replies["l31"].tokens
 
 
 def test_a_prompt_longer_than_the_context_is_refused_before_work(rollout: Rollout) -> None:

@@ -1,6 +1,6 @@
 """The demo's annotators: opposed on length, agreed on clean prose."""
 
-from cool_rlhf.annotation.programmatic import BROKEN, annotators, disfluency, taste
+from cool_rlhf.annotation.programmatic import BROKEN, annotators, disfluency
 
 TEXT = "the nation rejoices in great peace and joy war brings terrible loss to all"
 WORDS = frozenset(TEXT.split())
@@ -26,6 +26,12 @@ def test_they_say_so_when_they_do_not_care() -> None:
         assert annotator.prefers([SHORT, "War brings peace."]) is None
 
 
+def test_they_are_torn_between_length_and_prose() -> None:
+    brief, detailed = (annotators(WORDS)[name] for name in ("brief", "detailed"))
+    assert brief.prefers([LONG, "zqx peece"]) is None
+    assert detailed.prefers([LONG, "zqx peece"]) == 0
+
+
 def test_disfluency_punishes_repetition_silence_and_a_missing_end() -> None:
     repeated = " ".join(["peace and joy"] * 3) + "."
     assert disfluency(repeated, WORDS) > disfluency(LONG, WORDS) == 0.0
@@ -36,5 +42,6 @@ def test_disfluency_punishes_repetition_silence_and_a_missing_end() -> None:
 def test_a_slip_is_forgiven_and_no_length_makes_up_for_broken_prose() -> None:
     assert disfluency(LONG.replace("nation", "nashun"), WORDS) == 0.0
     endless = " ".join(sorted(WORDS) * 9) + "."
-    assert taste(1.0, WORDS, endless[:200] + ".") <= 1.0
-    assert taste(1.0, WORDS, GARBLED * 4) < taste(1.0, WORDS, SHORT)
+    annotator = annotators(WORDS)["detailed"]
+    assert annotator.score(endless[:200] + ".") <= 1.2
+    assert annotator.score(GARBLED * 4) < annotator.score(SHORT)
