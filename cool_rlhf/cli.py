@@ -157,7 +157,7 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-KINDS = "ppo, online, reward or demo"
+KINDS = "ppo, online, reward, service or demo"
 
 
 def _schema(kind: str):  # type: ignore[no-untyped-def]
@@ -165,11 +165,13 @@ def _schema(kind: str):  # type: ignore[no-untyped-def]
     from cool_rlhf.online.settings import OnlineSettings
     from cool_rlhf.ppo.settings import PPOSettings
     from reward.cli import RewardCommandSettings
+    from reward.service.settings import ServiceSettings
 
     schemas = {
         "ppo": PPOSettings,
         "online": OnlineSettings,
         "reward": RewardCommandSettings,
+        "service": ServiceSettings,
         "demo": DemoSettings,
     }
     if kind not in schemas:

@@ -12,12 +12,13 @@ from pretrain_core.cache import InputPath
 from pretrain_core.runs import Run, RunSettings, StopSignal
 from pretrain_core.settings import load
 from reward.commands.data import data_app
-from reward.commands.evaluate import benchmark, calibrate, evaluate, evaluate_models
+from reward.commands.evaluate import Model, benchmark, calibrate, evaluate, evaluate_models
 from reward.commands.registry import app as registry_app
 from reward.commands.registry import export
 from reward.commands.route import route_app
 from reward.commands.serve import serve
 from reward.commands.verify import verify
+from reward.registry import ModelPath, resolve_model
 from reward.settings import RewardTrainSettings
 
 app = typer.Typer(
@@ -38,13 +39,14 @@ console = Console(highlight=False)
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="settings to change, as key=value", show_default=False)
 ]
-Model = Annotated[Path, typer.Argument(help="folder of a reward model", show_default=False)]
 
 
 class RewardCommandSettings(RewardTrainSettings):
     """What `reward train` needs beside the recipe."""
 
-    base: InputPath = Field(description="SFT folder (fresh head) or reward model (continued)")
+    base: ModelPath = Field(
+        description="SFT folder (fresh head), or reward model (continued; also registry:NAME)"
+    )
     preferences: InputPath = Field(description="JSONL in TRL's conversational preference format")
     held_out: InputPath | None = Field(
         None, description="preferences to report accuracy on afterwards"
@@ -115,7 +117,7 @@ def score(
     from reward.inputs import RewardInputError
     from reward.model import RewardModel
 
-    loaded = RewardModel.load(model)
+    loaded = RewardModel.load(resolve_model(model))
     rows = read_conversations(conversations)
     inputs = []
     for number, row in rows:

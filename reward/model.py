@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,9 +63,10 @@ class RewardModel:
 
         card = read_card(folder)
         with quiet():
-            network = AutoModelForSequenceClassification.from_pretrained(
-                folder, dtype=torch.float32
+            network, found = AutoModelForSequenceClassification.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True
             )
+        _refuse_gaps(folder, found["missing_keys"])
         model = cls(network, AutoTokenizer.from_pretrained(folder), card)
         read_heads(network, folder, card.heads)
         network.to(device)
@@ -225,9 +226,10 @@ def fresh_reward_model(
         tokenizer.pad_token = PAD_TOKEN
     score_id = score_token_id(tokenizer, score_token)
     with quiet():  # that the language head is dropped and `score` is new is what we want
-        network = AutoModelForSequenceClassification.from_pretrained(
-            base, num_labels=1, dtype=torch.float32
+        network, found = AutoModelForSequenceClassification.from_pretrained(
+            base, num_labels=1, dtype=torch.float32, output_loading_info=True
         )
+    _refuse_gaps(base, set(found["missing_keys"]) - {"score.weight"})
     limit = getattr(network.config, "max_position_embeddings", max_length)
     card = RewardCard(conditions, min(max_length, limit), score_token)
     draw = torch_generator(seed, "reward/head")
@@ -239,6 +241,15 @@ def fresh_reward_model(
         network.score.weight.normal_(0.0, first_std(network), generator=draw)
     logger.info("fresh reward model from %s, score token %d", base, score_id)
     return model
+
+
+def _refuse_gaps(folder: Path, missing: Collection[str]) -> None:
+    """transformers fills what a checkpoint lacks with random weights."""
+    if missing:
+        raise RewardModelError(
+            f"{folder}: the weights lack {', '.join(sorted(missing)[:3])} ({len(missing)} in all): "
+            "the checkpoint is incomplete or of another architecture; export it again"
+        )
 
 
 def first_std(network: "PreTrainedModel") -> float:

@@ -17,7 +17,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from pretrain_core.cache import expand
 from pretrain_core.errors import InputError
@@ -242,6 +244,15 @@ def resolve_model(reference: str | Path, root: str | Path = DEFAULT_ROOT) -> Pat
     if version and not version.isdigit():
         raise RegistryError(f"{text}: a version is a number, as in {SCHEME}{name}@3")
     return Registry(name, root).path(int(version) if version else None)
+
+
+ModelPath = Annotated[
+    Path, BeforeValidator(lambda v: resolve_model(v) if isinstance(v, str) else v)
+]
+"""A model's folder in settings: a path, `cache:NAME`, or `registry:NAME[@VERSION]`.
+
+The registry is asked when the settings are read, so the saved ones name the version itself.
+"""
 
 
 def _files(folder: Path) -> dict[str, Path]:

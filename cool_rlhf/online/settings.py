@@ -9,6 +9,7 @@ from cool_rlhf.ppo.settings import PPORecipe
 from pretrain_core.cache import InputPath
 from pretrain_core.runs import RunSettings
 from pretrain_core.settings import Settings
+from reward.registry import ModelPath
 from reward.trainer import RewardTrainSettings
 
 
@@ -68,7 +69,9 @@ class OnlineSettings(OnlineRecipe):
 
     run: RunSettings = RunSettings()
     sft: InputPath
-    reward_model: InputPath = Field(description="the first round's reward model")
+    reward_model: ModelPath = Field(
+        description="the first round's reward model, folder or registry:NAME"
+    )
     preferences: InputPath = Field(description="pairs the reward model was trained on (replay)")
     held_out_preferences: InputPath = Field(description="pairs never trained on, for the gate")
     prompts: PromptSettings

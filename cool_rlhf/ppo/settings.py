@@ -9,6 +9,7 @@ from cool_rlhf.ppo.prompts import PromptSettings
 from pretrain_core.cache import InputPath
 from pretrain_core.runs import RunSettings
 from pretrain_core.settings import Settings
+from reward.registry import ModelPath
 
 
 class BatchSettings(Settings):
@@ -122,5 +123,7 @@ class PPOSettings(PPORecipe):
     run: RunSettings = RunSettings()
     policy: InputPath = Field(description="SFT model folder; also the reference")
     initial_policy: InputPath | None = Field(None, description="start elsewhere than at `policy`")
-    reward_model: InputPath = Field(description="conditional reward model folder; also the critic")
+    reward_model: ModelPath = Field(
+        description="conditional reward model, folder or registry:NAME; also the critic"
+    )
     prompts: PromptSettings

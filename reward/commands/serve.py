@@ -9,12 +9,13 @@ import typer
 from rich.console import Console
 
 from pretrain_core.settings import load
+from reward.commands.evaluate import Model
 
 console = Console(highlight=False)
 
 
 def serve(
-    model: Annotated[Path, typer.Argument(help="folder of a reward model", show_default=False)],
+    model: Model,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="settings to change, as key=value", show_default=False),
@@ -22,6 +23,7 @@ def serve(
     config: Annotated[Path | None, typer.Option(help="YAML settings file")] = None,
 ) -> None:
     """Serve a reward model over HTTP: batching, deadlines, hot swap; docs/service.md."""
+    from reward.registry import resolve_model
     from reward.service.access import Tokens
     from reward.service.application import start
     from reward.service.settings import ServiceSettings
@@ -29,9 +31,10 @@ def serve(
     settings = load(ServiceSettings, config, overrides or []).value
     tokens = Tokens.of_environment()
     stop = threading.Event()
-    with start(settings, model, tokens.access) as service:
+    folder = resolve_model(model)
+    with start(settings, folder, tokens.access) as service:
         _say("serving", f"{service.url} (OpenAPI: {service.url}/docs)")
-        _say("model", f"{model}, version {service.version}, {settings.replicas} replicas")
+        _say("model", f"{folder}, version {service.version}, {settings.replicas} replicas")
         generated = {"COOL_RLHF_REWARD_TOKEN": tokens.score} | {
             "COOL_RLHF_REWARD_ADMIN_TOKEN": tokens.admin
         }

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 from typer.testing import CliRunner
 
@@ -19,6 +20,14 @@ def test_an_unknown_key_ends_in_one_line_and_status_two() -> None:
     assert "kl_coeff" in done.stderr
     assert "did you mean 'kl_coef'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_service_settings_are_checked(tmp_path: Path) -> None:
+    config = tmp_path / "service.yaml"
+    config.write_text("replicas: 2\nbatch_tokenz: 9\n")
+    done = run("config", "check", "service", str(config))
+    assert done.returncode == 2
+    assert "did you mean 'batch_tokens'" in done.stderr
 
 
 def test_show_names_origins() -> None:

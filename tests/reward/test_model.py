@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
     LlamaForCausalLM,
@@ -162,6 +163,21 @@ def test_the_card(reward_folder: Path, conditions: Conditions) -> None:
     assert raw["conditions_hash"] == conditions.hash
     assert read_conditions(reward_folder) == conditions
     assert read_card(reward_folder).version == raw["version"]
+
+
+def test_weights_with_a_gap_are_refused(
+    reward_folder: Path, model_folder: Path, conditions: Conditions, tmp_path: Path
+) -> None:
+    for source, gap in ((reward_folder, "score.weight"), (model_folder, "model.norm.weight")):
+        folder = tmp_path / gap
+        shutil.copytree(source, folder)
+        weights = load_file(folder / "model.safetensors")
+        del weights[gap]
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RewardModelError, match=r"the weights lack score\.weight \(1 in all\)"):
+        RewardModel.load(tmp_path / "score.weight")
+    with pytest.raises(RewardModelError, match=r"the weights lack model\.norm\.weight"):
+        create_reward_model(tmp_path / "model.norm.weight", tmp_path / "out", conditions, seed=7)
 
 
 def test_broken_folders_are_refused(

@@ -4,16 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from pretrain_core.runs.files import RunError
+from pretrain_core.settings import Settings
 from reward.card import RewardModelError
 from reward.cli import app
 from reward.conditions import Condition, Conditions
 from reward.inputs import RewardInputError
 from reward.model import RewardModel, create_reward_model
-from reward.registry import Registry, RegistryError, names, resolve_model
+from reward.registry import ModelPath, Registry, RegistryError, names, resolve_model
 from tests.support import run_python
 
 
@@ -84,6 +86,27 @@ def test_what_is_not_there_is_said(registry: Registry, reward_folder: Path) -> N
     assert resolve_model("a/b") == Path("a/b")
     assert resolve_model(Path("a")) == Path("a")
     assert resolve_model("cache:rm").name == "rm"
+
+
+def test_settings_and_commands_name_registered_models(
+    reward_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Uses(Settings):
+        model: ModelPath
+
+    monkeypatch.setenv("COOL_RLHF_CACHE", str(tmp_path))
+    chat = Registry("chat")
+    chat.register(reward_folder)
+    with pytest.raises(ValidationError, match="no version of 'chat' is promoted"):
+        Uses.model_validate({"model": "registry:chat"})
+    chat.promote(1)
+    found = Uses.model_validate({"model": "registry:chat"}).model
+    assert found == chat.folder / "versions" / "1"
+    assert Uses.model_validate({"model": found}).model == found
+    talk = {"messages": [{"role": role, "content": "Hi."} for role in ("user", "assistant")]}
+    (tmp_path / "talks.jsonl").write_text(json.dumps(talk))
+    done = CliRunner().invoke(app, ["score", "registry:chat", str(tmp_path / "talks.jsonl")])
+    assert RewardModel.load(reward_folder).version in done.output
 
 
 def test_a_changed_file_is_not_served(registry: Registry, reward_folder: Path) -> None:
