@@ -11,7 +11,8 @@ from actors.placement import Placement, RaySession, RaySettings, start_ray
 from actors.policy import Policy, PolicySettings
 from actors.reference import Reference, ReferenceSettings
 from actors.rollout import PushReport, Rollout, RolloutSettings, push
-from actors.scorer import Scorer, ScorerSettings
+from actors.scorer import Scorer
+from actors.scoring import ScorerSettings
 from pretrain_core.settings import Settings
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from actors.scoring import ScoreError, ScorerSettings
 from actors.worker import Rank, Worker
 from pretrain_core.chat import Message
 from pretrain_core.errors import InputError
@@ -14,7 +15,6 @@ from reward.card import read_card
 from reward.service.policies import ItemRefused, Retry, Stop
 
 if TYPE_CHECKING:
-    from actors.scorer import ScorerSettings
     from reward.service.blocking import BlockingRewardClient
     from reward.service.schemas import ModelStatus
 
@@ -50,8 +50,6 @@ class ServiceScorerWorker(Worker):
 
     def score(self, rows: Sequence[tuple[int, Sequence[Message], str]]) -> tuple[list[float], str]:
         """Scores of (index, conversation, condition) rows, and the version that gave them all."""
-        from actors.scorer import ScoreError
-
         if self.client is None:
             raise ScoreError("the scorer was not loaded")
         items = [

@@ -2,10 +2,10 @@
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pretrain_core.errors import InputError, RunFailed
 from pretrain_core.runs import Run, StopSignal, read_json, write_json
@@ -52,8 +52,8 @@ def needs_launch(settings: LaunchSettings) -> bool:
     return False
 
 
-def launch(job: Job, run: Run | None, stop: StopSignal | None) -> Path:
-    """Run the job on `launch.workers` processes; raises what `train_reward` raises.
+def launch(job: Job, train: Callable[..., Path], run: Run | None, stop: StopSignal | None) -> Path:
+    """Run `train` (`train_reward`) on `launch.workers` processes; raises what it raises.
 
     A process that dies takes the others with it. A stop is passed on to all of them.
     """
@@ -69,7 +69,7 @@ def launch(job: Job, run: Run | None, stop: StopSignal | None) -> Path:
     failure.parent.mkdir(parents=True, exist_ok=True)
     workers = job.settings.launch.workers
     context = start_processes(  # type: ignore[no-untyped-call]
-        _work, (job, _free_port()), workers, join=False, daemon=True, start_method="spawn"
+        _work, (job, train, _free_port()), workers, join=False, daemon=True, start_method="spawn"
     )
     assert context is not None
     passed_on = False
@@ -113,7 +113,7 @@ class StopFile(StopSignal):
         self._asked = value
 
 
-def _work(rank: int, job: Job, port: int) -> None:
+def _work(rank: int, job: Job, train: Callable[..., Path], port: int) -> None:
     """One process; runs in a fresh interpreter."""
     import torch
 
@@ -131,12 +131,10 @@ def _work(rank: int, job: Job, port: int) -> None:
         torch.set_num_threads(threads)
         os.environ |= {"OMP_NUM_THREADS": str(threads), "DS_ACCELERATOR": "cpu"}
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    from reward.trainer import train_reward
-
     run = Run.open(job.run) if job.run is not None and rank == 0 else None
     with StopFile(_stop_file(job)) as stop:
         try:
-            train_reward(
+            train(
                 job.settings,
                 base=job.base,
                 train=job.train,
@@ -168,19 +166,6 @@ def ranks(settings: LaunchSettings) -> "PartialState":
         return PartialState(cpu=not cuda)
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
     return PartialState(backend="nccl" if cuda else "gloo")
-
-
-def deepspeed_config(settings: RewardTrainSettings) -> dict[str, Any]:
-    """DeepSpeed with the trainer's own AdamW: fp32 weights, autocast as without DeepSpeed."""
-    return {
-        "train_micro_batch_size_per_gpu": "auto",  # a batch is a budget of tokens
-        "gradient_accumulation_steps": settings.accumulate,
-        "gradient_clipping": settings.max_grad_norm,
-        "zero_optimization": {"stage": settings.launch.zero_stage},
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "torch_autocast": {"enabled": settings.bf16, "dtype": "bfloat16"},
-    }
 
 
 def _free_port() -> int:

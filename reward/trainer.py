@@ -55,7 +55,7 @@ def train_reward(
         raise RewardModelError(f"{out} is not empty: choose another place or remove it")
     if needs_launch(settings.launch):
         job = Job(settings, base, list(train), out, conditions, dict(parents or {}), seed)
-        return launch(job, run, stop)
+        return launch(job, train_reward, run, stop)
     model = open_base(settings, base, conditions, seed)
     dropout = settings.condition_dropout if settings.use_condition else 0.0
     equal_prompts = settings.prompt_weighting == "prompt"

@@ -26,8 +26,8 @@ from trl import RewardConfig, RewardTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
 from pretrain_core.runs import Progress, Run, StopSignal, read_json, write_json
+from reward.deepspeed import deepspeed_config
 from reward.errors import RewardTrainingError
-from reward.launch import deepspeed_config
 from reward.lora import add_adapters
 from reward.losses import RewardLoss, reward_loss
 from reward.meter import Meter, batch_sums

@@ -13,8 +13,7 @@ from pretrain_core.draws import rng
 from pretrain_core.errors import InputError
 from pretrain_core.settings import Settings
 from reward.conditions import Conditions, UnknownCondition
-from reward.conditions.router import Router
-from reward.conditions.routing import choose
+from reward.conditions.router import Router, choose
 
 
 class PromptError(InputError):

@@ -64,8 +64,8 @@ def apply_(
 ) -> None:
     """Give every record its one condition: its own field, else --default, else the router's."""
     from reward.conditions import Conditions, UnknownCondition
-    from reward.conditions.router import Router
-    from reward.conditions.routing import RoutingError, choose
+    from reward.conditions.router import Router, choose
+    from reward.conditions.routing import RoutingError
 
     registry = Conditions.load(conditions)
     loaded = Router.load(router)
@@ -127,7 +127,8 @@ def _records(path: Path, aside: list[dict[str, Any]]) -> list[tuple[int, dict[st
 def _examples(path: Path, conditions: Any) -> list[Any]:
     """Labelled queries; records without a query or a known condition are counted and named."""
     from reward.conditions import UnknownCondition
-    from reward.conditions.routing import Example, RoutingError, choose, query_text
+    from reward.conditions.router import choose
+    from reward.conditions.routing import Example, RoutingError, query_text
 
     aside: list[dict[str, Any]] = []
     examples = []

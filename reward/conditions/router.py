@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pretrain_core.draws import seed_of
 from pretrain_core.runs.files import RunError, read_json, write_json
 from reward.conditions.registry import DEFAULT, Conditions
-from reward.conditions.routing import Example, Routed, RoutingError, confusion
+from reward.conditions.routing import Example, Routed, RoutingError, confusion, query_text
 from reward.features import hashed, matrix
 
 Array: TypeAlias = npt.NDArray[np.float32]
@@ -225,3 +225,22 @@ def _calibration_error(confidence: npt.NDArray[np.float64], hit: npt.NDArray[np.
         if (place == b).any()
     ]
     return float(sum(gaps))
+
+
+def choose(
+    record: Mapping[str, Any], default: str | None = None, router: Router | None = None
+) -> Routed:
+    """The record's condition, else `default`, else the router's.
+
+    Raises RoutingError if none of them says, for a condition that is no text, or without a query.
+    """
+    condition = record.get("condition")
+    if condition is not None:
+        if not isinstance(condition, str):
+            raise RoutingError(f"'condition' is {condition!r}; expected exactly one name")
+        return Routed(condition, "field")
+    if default is not None:
+        return Routed(default, "data set")
+    if router is None:
+        raise RoutingError("no 'condition'")
+    return router.route([query_text(record)])[0]

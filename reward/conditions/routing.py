@@ -1,13 +1,10 @@
-"""Which condition a query is read under: its own field, the data set's default, or the router."""
+"""What routing is about: queries, the conditions they are read under, and who chose them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pretrain_core.errors import InputError
-
-if TYPE_CHECKING:
-    from reward.conditions.router import Router
 
 By = Literal["field", "data set", "router", "fall-back"]
 
@@ -52,25 +49,6 @@ def query_text(record: Mapping[str, Any]) -> str:
 
 def _is_user(message: Any) -> bool:
     return isinstance(message, Mapping) and message.get("role") == "user"
-
-
-def choose(
-    record: Mapping[str, Any], default: str | None = None, router: "Router | None" = None
-) -> Routed:
-    """The record's condition, else `default`, else the router's.
-
-    Raises RoutingError if none of them says, for a condition that is no text, or without a query.
-    """
-    condition = record.get("condition")
-    if condition is not None:
-        if not isinstance(condition, str):
-            raise RoutingError(f"'condition' is {condition!r}; expected exactly one name")
-        return Routed(condition, "field")
-    if default is not None:
-        return Routed(default, "data set")
-    if router is None:
-        raise RoutingError("no 'condition'")
-    return router.route([query_text(record)])[0]
 
 
 def confusion(truth: Sequence[str], found: Sequence[str]) -> tuple[list[str], list[list[int]]]:

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from actors.group import ActorFailed
-from actors.scorer import ScoreError, Scorer, ScorerSettings
+from actors.scorer import Scorer
+from actors.scoring import ScoreError, ScorerSettings
 from pretrain_core.chat import Message
 from reward.conditions import Conditions
 from reward.model import RewardModel, create_reward_model

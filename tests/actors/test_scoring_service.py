@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from actors.crew import CrewSettings
-from actors.scorer import ScorerSettings
+from actors.scoring import ScorerSettings
 from actors.scoring_service import service_tokens
 from pretrain_core.errors import InputError
 from pretrain_core.settings import SettingsError, load

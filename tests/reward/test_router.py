@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from reward.cli import app
 from reward.conditions import Conditions, UnknownCondition
-from reward.conditions.router import WEIGHTS, Router, evaluate_router, train_router
-from reward.conditions.routing import Example, Routed, RoutingError, choose, query_text
+from reward.conditions.router import WEIGHTS, Router, choose, evaluate_router, train_router
+from reward.conditions.routing import Example, Routed, RoutingError, query_text
 from reward.conditions.templates import draw_queries
 from reward.features import hashed
 

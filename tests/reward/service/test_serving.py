@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from actors.group import ActorFailed
-from actors.scorer import Scorer, ScorerSettings
+from actors.scorer import Scorer
+from actors.scoring import ScorerSettings
 from pretrain_core.chat import as_messages
 from reward.model import RewardModel
 from reward.service.access import ADMIN_VARIABLE, SCORE_VARIABLE, Tokens
