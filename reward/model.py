@@ -219,6 +219,8 @@ def fresh_reward_model(
     """SFT weights in fp32, random head; adds the score token where the vocabulary lacks it."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    if not (base / "config.json").is_file():
+        raise RewardModelError(f"{base}: no model folder (no config.json in it)")
     tokenizer = AutoTokenizer.from_pretrained(base)
     _add_tokens(tokenizer, (IM_START, IM_END, score_token))
     if tokenizer.pad_token_id is None:

@@ -185,6 +185,8 @@ def test_broken_folders_are_refused(
 ) -> None:
     with pytest.raises(RewardModelError, match="no reward model"):
         RewardModel.load(model_folder)
+    with pytest.raises(RewardModelError, match="gone: no model folder"):
+        create_reward_model(tmp_path / "gone", tmp_path / "out", conditions, seed=7)
     with pytest.raises(RewardModelError, match="not empty"):
         create_reward_model(model_folder, reward_folder, conditions, seed=7)
     card = json.loads((reward_folder / "reward.json").read_text())
