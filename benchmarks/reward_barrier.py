@@ -1,0 +1,230 @@
+"""What the log barrier does to a reward model's scores, and to the PPO that maximises them.
+
+Three parts, on the artefacts that `make demo` leaves in the cache:
+
+- *scale*: five reward models with the barrier and five without, by seed: mean and spread of scores;
+- *ppo*: the same PPO settings against each of the ten: score and KL by iteration;
+- *return*: a model whose scores are moved to +8 and to -8 is trained on with the barrier, with a
+  clamped one (no gradient outside the band), and with none: its mean score by step.
+
+    make demo && python benchmarks/reward_barrier.py [--seeds N] [--iterations N]
+
+Draws docs/pictures/reward-barrier-*.svg. Every piece is kept: a run that was cut off continues.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pretrain_core.cache import cache_root
+from pretrain_core.runs import Run, read_json, write_json
+from pretrain_core.runs.figures import line_chart
+from pretrain_core.runs.lineage import hardware, versions
+from pretrain_core.runs.run import RunSettings
+from pretrain_core.settings import load
+from reward.conditions import Conditions
+from reward.data import Preference, read_preferences
+from reward.evaluation.scoring import pair_scores
+from reward.losses import Penalty
+from reward.model import RewardModel
+from reward.settings import RewardTrainSettings
+from reward.trainer import train_reward
+
+RESULT = Path("benchmarks/results/reward_barrier.json")
+PICTURES = Path("docs/pictures")
+RECIPE = "configs/recipes/reward-tiny.yaml"
+WITH_AND_WITHOUT: tuple[Penalty, ...] = ("barrier", "none")
+ALL: tuple[Penalty, ...] = ("barrier", "clamped_barrier", "none")
+NAMES = {"barrier": "barrier", "clamped_barrier": "clamped barrier", "none": "no barrier"}
+START = 8.0
+SLOW = 5.0e-5  # at the recipe's rate the ranking loss alone throws the mean about by whole points
+
+
+def recipe(penalty: Penalty, **changes: Any) -> RewardTrainSettings:
+    """The tiny recipe with this penalty; every step logged, for the curves."""
+    overrides = [f"loss.penalty={penalty}", "log_every=1"]
+    return load(RewardTrainSettings, RECIPE, overrides).value.model_copy(update=changes)
+
+
+def train(
+    home: Path, name: str, settings: RewardTrainSettings, base: Path, seed: int, records: Any
+) -> tuple[Path, list[dict[str, Any]]]:
+    """A reward model, and the metrics of its training."""
+    out, log = home / name, home / f"{name}.json"
+    if not log.exists():
+        shutil.rmtree(out, ignore_errors=True)
+        run = Run.create(RunSettings(root=home / "runs", seed=seed), None, kind="reward")
+        train_reward(
+            settings,
+            base=base,
+            train=records,
+            out=out,
+            conditions=Conditions.load(Path("configs/conditions/demo.yaml")),
+            run=run,
+            seed=seed,
+        )
+        write_json(log, metrics(run.path))
+    return out, read_json(log)
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """Rows of a run's metrics."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().split("\n") if line]
+
+
+def scale(model: RewardModel, held_out: list[Preference]) -> dict[str, float]:
+    """Scores of both sides of the held-out pairs."""
+    found = pair_scores(model, held_out)
+    return {
+        "accuracy": round(float(found.right.mean()), 4),
+        "mean": round(float(found.both.mean()), 3),
+        "std": round(float(found.both.std()), 3),
+        "largest": round(float(np.abs(found.both).max()), 3),
+        "outside_band": round(float((np.abs(found.both) > 5).mean()), 4),
+    }
+
+
+def ppo(home: Path, name: str, model: Path, iterations: int) -> list[dict[str, Any]]:
+    """Score, KL and reply length by iteration of PPO on the demo's models against this one."""
+    file = home / f"ppo {name}.json"
+    if not file.exists():
+        root = home / "ppo"
+        shutil.rmtree(root / name.replace(" ", "-"), ignore_errors=True)
+        command = [
+            str(Path(sys.executable).with_name("cool-rlhf")),
+            *("ppo", "configs/ppo/tiny.yaml", f"reward_model={model}", f"iterations={iterations}"),
+            *(f"run.root={root}", f"run.name={name.replace(' ', '-')}"),
+        ]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        kept = ("objective/scores", "objective/kl", "rollout/reply_tokens")
+        rows = metrics(root / name.replace(" ", "-"))
+        write_json(file, [{key: row[key] for key in kept} for row in rows])
+    return list(read_json(file))
+
+
+def moved(source: Path, out: Path, records: list[Preference], centre: float) -> Path:
+    """The model with its head turned so that the mean score of these records is `centre`."""
+    if out.exists():
+        return out
+    model = RewardModel.load(source)
+    seen: list[torch.Tensor] = []
+    hook = model.network.score.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].detach().float())
+    )
+    mean = float(pair_scores(model, records).both.mean())
+    hook.remove()
+    hidden = torch.cat([part.reshape(-1, part.shape[-1]) for part in seen]).mean(0)
+    with torch.no_grad():
+        model.network.score.weight += (centre - mean) * hidden / hidden.square().sum()
+    model.save(out, parents={}, training=model.card.training)
+    return out
+
+
+def curves(rows: list[dict[str, Any]]) -> list[tuple[float, float]]:
+    """Mean score of both sides by step."""
+    return [
+        (row["step"], (row["rewards/chosen"] + row["rewards/rejected"]) / 2)
+        for row in rows
+        if "rewards/chosen" in row
+    ]
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Mean, standard deviation and their ratio over seeds."""
+    mean, std = float(np.mean(values)), float(np.std(values, ddof=1))
+    return {
+        "mean": round(mean, 3),
+        "std": round(std, 3),
+        "relative": round(std / max(abs(mean), 1e-9), 3),
+    }
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    arguments.add_argument("--seeds", type=int, default=5)
+    arguments.add_argument("--iterations", type=int, default=12, help="of each PPO")
+    arguments.add_argument("--pairs", type=int, default=700, help="judgements of each training")
+    arguments.add_argument("--epochs", type=int, default=3, help="until scores reach the band")
+    arguments.add_argument("--out", type=Path, default=RESULT)
+    given = arguments.parse_args()
+    home, demo = cache_root() / "reward-barrier", cache_root() / "demo"
+    records = list(read_preferences(demo / "preferences.jsonl").records)[: given.pairs]
+    held_out = list(read_preferences(demo / "held_out_preferences.jsonl").records)
+    models, ppos = {}, {}
+    with contextlib.redirect_stderr(io.StringIO()):
+        for seed in range(1, given.seeds + 1):
+            for penalty in WITH_AND_WITHOUT:
+                name = f"{penalty} {seed}"
+                folder, _ = train(
+                    home, name, recipe(penalty, epochs=given.epochs), demo / "sft", seed, records
+                )
+                models[name] = folder
+        scales = {
+            name: scale(RewardModel.load(folder), held_out) for name, folder in models.items()
+        }
+        returns: dict[str, dict[str, list[tuple[float, float]]]] = {}
+        for centre in (START, -START):
+            base = moved(models["barrier 1"], home / f"moved {centre:+g}", records[:100], centre)
+            for penalty in ALL:
+                slowly = recipe(penalty, learning_rate=SLOW, final_learning_rate=SLOW)
+                _, rows = train(home, f"return {centre:+g} {penalty}", slowly, base, 1, records)
+                returns.setdefault(NAMES[penalty], {})[f"{centre:+g}"] = curves(rows)
+    for name, folder in models.items():
+        ppos[name] = ppo(home, name, folder, given.iterations)
+    last = {name: rows[-3:] for name, rows in ppos.items()}
+
+    def of(penalty: str, value: Any) -> list[Any]:
+        return [value(name) for name in models if name.startswith(f"{penalty} ")]
+
+    result = {
+        "machine": hardware(),
+        "versions": versions(),
+        "judgements": len(records),
+        "epochs": given.epochs,
+        "models": scales,
+        "ppo": ppos,
+        "return": returns,
+        "over_seeds": {
+            penalty: {
+                "scale (std of scores)": spread(of(penalty, lambda n: scales[n]["std"])),
+                "mean of scores": spread(of(penalty, lambda n: scales[n]["mean"])),
+                "accuracy": spread(of(penalty, lambda n: scales[n]["accuracy"])),
+                "KL of the last three iterations": spread(
+                    of(penalty, lambda n: float(np.mean([r["objective/kl"] for r in last[n]])))
+                ),
+            }
+            for penalty in WITH_AND_WITHOUT
+        },
+    }
+    write_json(given.out, result)
+    PICTURES.mkdir(exist_ok=True)
+    lines = {f"{n}, from {c}": pts for n, by in returns.items() for c, pts in by.items()}
+    charts = {
+        "return": line_chart(lines, "Mean score, started outside the band", "step", "score"),
+    }
+    for key, title in (("objective/scores", "score"), ("objective/kl", "kl")):
+        means, bands = {}, {}
+        for penalty in WITH_AND_WITHOUT:
+            values = np.array(of(penalty, lambda n, key=key: [row[key] for row in ppos[n]]))
+            means[NAMES[penalty]] = list(enumerate(values.mean(0).tolist()))
+            low, high = values.min(0).tolist(), values.max(0).tolist()
+            bands[NAMES[penalty]] = list(zip(range(len(low)), low, high, strict=True))
+        what = f"PPO against {given.seeds} models each: {title}, mean and range"
+        charts[f"ppo-{title}"] = line_chart(means, what, "iteration", title, bands)
+    for name, picture in charts.items():
+        picture = picture.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+        (PICTURES / f"reward-barrier-{name}.svg").write_text(picture)
+    sys.stdout.write(json.dumps(result["over_seeds"], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
