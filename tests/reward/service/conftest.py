@@ -33,7 +33,7 @@ def broken_folders(tmp_path_factory: pytest.TempPathFactory, other_folder: Path)
     root = tmp_path_factory.mktemp("broken")
     folders = {}
     for number, fault in enumerate(
-        ("not finite", "weights are missing", "cannot be loaded", "no safetensors file")
+        ("not finite", "the weights lack", "cannot be loaded", "no safetensors file")
     ):
         folder = folders[fault] = root / str(number)
         shutil.copytree(other_folder, folder)
@@ -41,7 +41,7 @@ def broken_folders(tmp_path_factory: pytest.TempPathFactory, other_folder: Path)
         weights = load_file(file)
         if fault == "not finite":
             weights["model.norm.weight"][3] = torch.nan
-        if fault == "weights are missing":
+        if fault == "the weights lack":
             del weights["model.norm.weight"]
         save_file(weights, file, metadata={"format": "pt"})
         if fault == "cannot be loaded":
