@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from random_llama import make_random_llama
 
 from pretrain_core.cache import cache_root
 from pretrain_core.draws import rng
@@ -81,28 +81,6 @@ def split(data: Path, words: int, train: int, test: int) -> tuple[list[Preferenc
     return tuple([j for record in part for j in both_judgements(record)] for part in parts)
 
 
-def make_base(folder: Path, records: Sequence[Preference]) -> None:
-    """A small random Llama with a tokenizer of the training texts."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from pretrain_core.data.tokenizer import train_tokenizer
-
-    texts = [str(message.content) for r in records for message in (*r.prompt, *r.chosen)]
-    tokenizer = train_tokenizer(texts, 4096, folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=352,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-
-
 def measure(home: Path, arm: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """Train one model; which held-out judgements it gets right, also under the wrong condition."""
     train, test = split(given.data, given.words, given.train, given.test)
@@ -145,7 +123,7 @@ def table(
 
     def apart(run: Mapping[str, Mapping[str, Any]]) -> np.ndarray:
         rights = [np.array(run[f"only {name}"]["right"]) for name in (PEOPLE, PROGRAM)]
-        return np.where(people, *rights)
+        return np.where(people, rights[0], rights[1])
 
     right = {
         "with": np.array([run["with"]["right"] for run in runs]),
@@ -202,7 +180,7 @@ def main() -> None:
         write_json(file, measure(home, given.measure, given.seed, given))
         return
     if given.base is None and not (home / "base" / "config.json").exists():
-        make_base(home / "base", train)
+        make_random_llama(home / "base", train, hidden=128, layers=3, heads=4)
     runs: list[dict[str, Any]] = []
     for seed in range(1, given.seeds + 1):
         for arm in TRAININGS:

@@ -13,8 +13,6 @@ Draws docs/pictures/reward-barrier-*.svg. Every piece is kept: a run that was cu
 """
 
 import argparse
-import contextlib
-import io
 import json
 import shutil
 import subprocess
@@ -39,6 +37,9 @@ from reward.model import RewardModel
 from reward.settings import RewardTrainSettings
 from reward.trainer import train_reward
 
+Rows = list[dict[str, Any]]
+Curve = list[tuple[float, float]]
+
 RESULT = Path("benchmarks/results/reward_barrier.json")
 PICTURES = Path("docs/pictures")
 RECIPE = "configs/recipes/reward-tiny.yaml"
@@ -57,7 +58,7 @@ def recipe(penalty: Penalty, **changes: Any) -> RewardTrainSettings:
 
 def train(
     home: Path, name: str, settings: RewardTrainSettings, base: Path, seed: int, records: Any
-) -> tuple[Path, list[dict[str, Any]]]:
+) -> tuple[Path, Rows]:
     """A reward model, and the metrics of its training."""
     out, log = home / name, home / f"{name}.json"
     if not log.exists():
@@ -76,7 +77,7 @@ def train(
     return out, read_json(log)
 
 
-def metrics(run: Path) -> list[dict[str, Any]]:
+def metrics(run: Path) -> Rows:
     """Rows of a run's metrics."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().split("\n") if line]
 
@@ -93,7 +94,7 @@ def scale(model: RewardModel, held_out: list[Preference]) -> dict[str, float]:
     }
 
 
-def ppo(home: Path, name: str, model: Path, iterations: int) -> list[dict[str, Any]]:
+def ppo(home: Path, name: str, model: Path, iterations: int) -> Rows:
     """Score, KL and reply length by iteration of PPO on the demo's models against this one."""
     file = home / f"ppo {name}.json"
     if not file.exists():
@@ -129,7 +130,7 @@ def moved(source: Path, out: Path, records: list[Preference], centre: float) -> 
     return out
 
 
-def curves(rows: list[dict[str, Any]]) -> list[tuple[float, float]]:
+def mean_scores(rows: Rows) -> Curve:
     """Mean score of both sides by step."""
     return [
         (row["step"], (row["rewards/chosen"] + row["rewards/rejected"]) / 2)
@@ -148,81 +149,96 @@ def spread(values: list[float]) -> dict[str, float]:
     }
 
 
+def train_models(
+    home: Path, base: Path, seeds: int, epochs: int, records: list[Preference]
+) -> dict[str, dict[int, Path]]:
+    """Penalty → seed → model, from the same base and judgements."""
+    return {
+        penalty: {
+            seed: train(
+                home, f"{penalty} {seed}", recipe(penalty, epochs=epochs), base, seed, records
+            )[0]
+            for seed in range(1, seeds + 1)
+        }
+        for penalty in WITH_AND_WITHOUT
+    }
+
+
+def returns(home: Path, model: Path, records: list[Preference]) -> dict[str, Curve]:
+    """Mean score by step, for each penalty and each start outside the band."""
+    found = {}
+    for centre in (START, -START):
+        base = moved(model, home / f"moved {centre:+g}", records[:100], centre)
+        for penalty in ALL:
+            settings = recipe(penalty, learning_rate=SLOW, final_learning_rate=SLOW)
+            _, rows = train(home, f"return {centre:+g} {penalty}", settings, base, 1, records)
+            found[f"{NAMES[penalty]}, from {centre:+g}"] = mean_scores(rows)
+    return found
+
+
+def over_seeds(scales: list[dict[str, float]], runs: list[Rows]) -> dict[str, dict[str, float]]:
+    """How much the models of one penalty differ, and what PPO makes of them."""
+    last = [float(np.mean([row["objective/kl"] for row in rows[-3:]])) for rows in runs]
+    return {
+        "scale (std of scores)": spread([found["std"] for found in scales]),
+        "mean of scores": spread([found["mean"] for found in scales]),
+        "accuracy": spread([found["accuracy"] for found in scales]),
+        "KL of the last three iterations": spread(last),
+    }
+
+
+def draw(name: str, picture: str) -> None:
+    """Save a chart as a file of its own, which needs its namespace."""
+    PICTURES.mkdir(exist_ok=True)
+    alone = picture.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+    (PICTURES / f"reward-barrier-{name}.svg").write_text(alone)
+
+
+def draw_ppo(name: str, key: str, runs: dict[str, list[Rows]]) -> None:
+    """Mean and range over the models of each penalty, by iteration."""
+    means: dict[str, Curve] = {}
+    ranges: dict[str, list[tuple[float, float, float]]] = {}
+    for penalty, found in runs.items():
+        values = np.array([[row[key] for row in rows] for rows in found])
+        means[NAMES[penalty]] = list(enumerate(values.mean(0).tolist()))
+        low, high = values.min(0).tolist(), values.max(0).tolist()
+        ranges[NAMES[penalty]] = list(zip(range(len(low)), low, high, strict=True))
+    title = f"PPO against each model: {name}, mean and range"
+    draw(f"ppo-{name}", line_chart(means, title, "iteration", name, ranges))
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     arguments.add_argument("--seeds", type=int, default=5)
     arguments.add_argument("--iterations", type=int, default=12, help="of each PPO")
-    arguments.add_argument("--pairs", type=int, default=700, help="judgements of each training")
+    arguments.add_argument("--judgements", type=int, default=700, help="of each training")
     arguments.add_argument("--epochs", type=int, default=3, help="until scores reach the band")
     arguments.add_argument("--out", type=Path, default=RESULT)
     given = arguments.parse_args()
     home, demo = cache_root() / "reward-barrier", cache_root() / "demo"
-    records = list(read_preferences(demo / "preferences.jsonl").records)[: given.pairs]
+    records = list(read_preferences(demo / "preferences.jsonl").records)[: given.judgements]
     held_out = list(read_preferences(demo / "held_out_preferences.jsonl").records)
-    models, ppos = {}, {}
-    with contextlib.redirect_stderr(io.StringIO()):
-        for seed in range(1, given.seeds + 1):
-            for penalty in WITH_AND_WITHOUT:
-                name = f"{penalty} {seed}"
-                folder, _ = train(
-                    home, name, recipe(penalty, epochs=given.epochs), demo / "sft", seed, records
-                )
-                models[name] = folder
-        scales = {
-            name: scale(RewardModel.load(folder), held_out) for name, folder in models.items()
-        }
-        returns: dict[str, dict[str, list[tuple[float, float]]]] = {}
-        for centre in (START, -START):
-            base = moved(models["barrier 1"], home / f"moved {centre:+g}", records[:100], centre)
-            for penalty in ALL:
-                slowly = recipe(penalty, learning_rate=SLOW, final_learning_rate=SLOW)
-                _, rows = train(home, f"return {centre:+g} {penalty}", slowly, base, 1, records)
-                returns.setdefault(NAMES[penalty], {})[f"{centre:+g}"] = curves(rows)
-    for name, folder in models.items():
-        ppos[name] = ppo(home, name, folder, given.iterations)
-    last = {name: rows[-3:] for name, rows in ppos.items()}
-
-    def of(penalty: str, value: Any) -> list[Any]:
-        return [value(name) for name in models if name.startswith(f"{penalty} ")]
-
+    models = train_models(home, demo / "sft", given.seeds, given.epochs, records)
+    lines = returns(home, models["barrier"][1], records)
+    scales = {p: [scale(RewardModel.load(m), held_out) for m in models[p].values()] for p in models}
+    runs = {
+        penalty: [ppo(home, f"{penalty} {n}", m, given.iterations) for n, m in found.items()]
+        for penalty, found in models.items()
+    }
     result = {
         "machine": hardware(),
         "versions": versions(),
         "judgements": len(records),
         "epochs": given.epochs,
         "models": scales,
-        "ppo": ppos,
-        "return": returns,
-        "over_seeds": {
-            penalty: {
-                "scale (std of scores)": spread(of(penalty, lambda n: scales[n]["std"])),
-                "mean of scores": spread(of(penalty, lambda n: scales[n]["mean"])),
-                "accuracy": spread(of(penalty, lambda n: scales[n]["accuracy"])),
-                "KL of the last three iterations": spread(
-                    of(penalty, lambda n: float(np.mean([r["objective/kl"] for r in last[n]])))
-                ),
-            }
-            for penalty in WITH_AND_WITHOUT
-        },
+        "ppo": runs,
+        "return": lines,
+        "over_seeds": {p: over_seeds(scales[p], runs[p]) for p in models},
     }
     write_json(given.out, result)
-    PICTURES.mkdir(exist_ok=True)
-    lines = {f"{n}, from {c}": pts for n, by in returns.items() for c, pts in by.items()}
-    charts = {
-        "return": line_chart(lines, "Mean score, started outside the band", "step", "score"),
-    }
-    for key, title in (("objective/scores", "score"), ("objective/kl", "kl")):
-        means, bands = {}, {}
-        for penalty in WITH_AND_WITHOUT:
-            values = np.array(of(penalty, lambda n, key=key: [row[key] for row in ppos[n]]))
-            means[NAMES[penalty]] = list(enumerate(values.mean(0).tolist()))
-            low, high = values.min(0).tolist(), values.max(0).tolist()
-            bands[NAMES[penalty]] = list(zip(range(len(low)), low, high, strict=True))
-        what = f"PPO against {given.seeds} models each: {title}, mean and range"
-        charts[f"ppo-{title}"] = line_chart(means, what, "iteration", title, bands)
-    for name, picture in charts.items():
-        picture = picture.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
-        (PICTURES / f"reward-barrier-{name}.svg").write_text(picture)
+    draw("return", line_chart(lines, "Mean score, started outside the band", "step", "score"))
+    draw_ppo("score", "objective/scores", runs)
+    draw_ppo("kl", "objective/kl", runs)
     sys.stdout.write(json.dumps(result["over_seeds"], indent=1) + "\n")
 
 

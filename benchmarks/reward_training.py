@@ -6,15 +6,13 @@ longer side. Every repeat of a way runs in a process of its own, the ways in tur
 
     python benchmarks/reward_training.py --data PAIRS.jsonl[.gz] [--model FOLDER] [--pairs N]
 
-PAIRS hold `chosen` and `rejected` texts with `Human:` / `Assistant:` turns (HH-RLHF). What was
+PAIRS: preferences in a format that `cool-rlhf reward data` reads (HH-RLHF, for one). What was
 measured is kept: a run that was cut off continues.
 """
 
 import argparse
-import gzip
 import hashlib
 import json
-import re
 import resource
 import shutil
 import statistics
@@ -26,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from random_llama import make_random_llama
 
 from pretrain_core.cache import cache_root
-from pretrain_core.chat import Message
 from pretrain_core.runs import read_json, write_json
 from pretrain_core.runs.lineage import hardware, versions
 from reward.conditions import Conditions
-from reward.data import Preference
+from reward.data import read_preferences
 from reward.model import RewardModel, create_reward_model
 from reward.packing import pad_right
 from reward.pairs import tokenise_pairs
@@ -40,57 +38,15 @@ from reward.settings import RewardTrainSettings
 
 RESULT = Path("benchmarks/results/reward_training.json")
 WAYS = ("packed", "trl", "trl grouped by chosen", "trl grouped by pair")
-TURN = re.compile(r"\n\n(Human|Assistant): ?")
-ROLES = {"Human": "user", "Assistant": "assistant"}
 WARM_UP = 8  # pairs
-
-
-def read_hh(path: Path, count: int) -> list[Preference]:
-    """The first `count` usable pairs of a file in HH-RLHF's shape."""
-    pairs: list[Preference] = []
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-        for line in lines:
-            record = json.loads(line)
-            sides = [_turns(record[side]) for side in ("chosen", "rejected")]
-            if all(side[-1].role == "assistant" for side in sides) and sides[0] != sides[1]:
-                cut = len(sides[0]) - 1
-                pairs.append(
-                    Preference(tuple(sides[0][:cut]), tuple(sides[0][cut:]), tuple(sides[1][-1:]))
-                )
-            if len(pairs) == count:
-                break
-    return pairs
-
-
-def _turns(text: str) -> list[Message]:
-    parts = TURN.split(text)[1:]
-    named = zip(parts[::2], parts[1::2], strict=True)
-    return [Message(role=ROLES[name], content=said.strip()) for name, said in named if said.strip()]
 
 
 def prepare(home: Path, data: Path, base: Path | None, count: int) -> None:
     """A reward model, and the pairs as tokens."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from pretrain_core.data.tokenizer import train_tokenizer
-
-    records = read_hh(data, count)
+    records = list(read_preferences(data).records)[:count]
     if base is None:
         base = home / "base"
-        texts = [message.content for r in records for message in (*r.prompt, *r.chosen)]
-        tokenizer = train_tokenizer(texts, 4096, base)
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=512,
-            intermediate_size=1408,
-            num_hidden_layers=6,
-            num_attention_heads=8,
-            num_key_value_heads=4,
-            max_position_embeddings=2048,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        LlamaForCausalLM(config).save_pretrained(base)
+        make_random_llama(base, records, hidden=512, layers=6, heads=8)
     folder = create_reward_model(base, home / "reward", Conditions([]), seed=0, max_length=1024)
     pairs, _ = tokenise_pairs(RewardModel.load(folder), records, seed=0)
     rows = [[pair.chosen_ids, pair.rejected_ids] for pair in pairs]
@@ -222,7 +178,7 @@ def largest_difference(home: Path) -> float:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    arguments.add_argument("--data", type=Path, required=True, help="JSONL of HH-RLHF pairs")
+    arguments.add_argument("--data", type=Path, required=True, help="preferences")
     arguments.add_argument("--model", type=Path, help="base folder; default: a Llama of 20M")
     arguments.add_argument("--pairs", type=int, default=96)
     arguments.add_argument("--pairs-per-batch", type=int, default=8, help="of TRL's default")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from pretrain_core.errors import InputError
+from pretrain_core.model.attention import varlen_attention
 from pretrain_core.model.documents import Documents
 
 PACKED = "cool_rlhf_packed"
@@ -128,38 +129,10 @@ def packed_attention_forward(
     # Rotated queries and keys are in fp32 under autocast, values are not.
     q, k, v = (part[0].transpose(0, 1).to(value.dtype) for part in (query, key, value))
     if v.is_cuda and v.dtype in (torch.float16, torch.bfloat16):
-        attended = _varlen(q, k, v, sequences.documents, scale, window)
+        attended = varlen_attention(q, k, v, sequences.documents, scale, window)
     else:
         attended = _in_dense_batches(q, k, v, sequences, scale, window)
     return attended[None], None
-
-
-def _varlen(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    documents: Documents,
-    scale: float,
-    window: int | None,
-) -> Tensor:
-    # Imported here: the kernel exists for CUDA only.
-    from torch.nn.attention.varlen import varlen_attn
-
-    bounds, longest = documents.cu_seqlens, documents.longest
-    result = varlen_attn(
-        query,
-        key,
-        value,
-        bounds,
-        bounds,
-        longest,
-        longest,
-        scale=scale,
-        window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=True,
-    )
-    assert isinstance(result, Tensor)
-    return result
 
 
 def _in_dense_batches(

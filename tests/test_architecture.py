@@ -48,8 +48,10 @@ def test_every_shipped_settings_file_is_valid() -> None:
     from cool_rlhf.online.settings import OnlineSettings
     from cool_rlhf.ppo.settings import PPOSettings
     from pretrain_core.settings import load
+    from reward.cli import RewardCommandSettings
 
-    for schema, folder in ((PPOSettings, "ppo"), (OnlineSettings, "online")):
+    kinds = {"ppo": PPOSettings, "online": OnlineSettings, "reward": RewardCommandSettings}
+    for folder, schema in kinds.items():
         for file in sorted(Path("configs", folder).glob("*.yaml")):
             load(schema, file)
     load(DemoSettings, Path("configs/demo.yaml"))

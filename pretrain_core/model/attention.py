@@ -25,11 +25,22 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, documents: Docum
     Shapes: query `[tokens, heads, d]`, key and value `[tokens, kv_heads, d]`; result as query.
     """
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
-        return _varlen(query, key, value, documents)
+        return varlen_attention(query, key, value, documents)
     return _per_run(query, key, value, documents)
 
 
-def _varlen(query: Tensor, key: Tensor, value: Tensor, documents: Documents) -> Tensor:
+def varlen_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    documents: Documents,
+    scale: float | None = None,
+    window: int | None = None,
+) -> Tensor:
+    """`packed_attention` by the fused CUDA kernel (fp16 or bf16).
+
+    `scale` of the products, 1/√d if None; `window`: each token sees that many, itself included.
+    """
     # Imported here: the kernel exists for CUDA only.
     from torch.nn.attention.varlen import varlen_attn
 
@@ -42,7 +53,8 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, documents: Documents) -> 
         bounds,
         longest,
         longest,
-        window_size=(-1, 0),
+        scale=scale,
+        window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=True,
     )
     assert isinstance(result, Tensor)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pretrain_core.model import Documents, DocumentsError, preset
-from pretrain_core.model.attention import Attention, _varlen, packed_attention
+from pretrain_core.model.attention import Attention, packed_attention, varlen_attention
 from pretrain_core.model.norm import RMSNorm
 from pretrain_core.model.rope import Rotary
 
@@ -155,7 +155,7 @@ def test_the_cuda_kernel_takes_what_we_pass() -> None:
     )
     documents = Documents.of(bounds([3, 4]), 7, CPU)
     documents = dataclasses.replace(documents, cu_seqlens=documents.cu_seqlens.to("meta"))
-    attended = _varlen(query, key, value, documents)
+    attended = varlen_attention(query, key, value, documents)
     assert attended.shape == query.shape
     attended.sum().backward()
     assert key.grad is not None
