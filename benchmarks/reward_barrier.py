@@ -4,8 +4,9 @@ Three parts, on the artefacts that `make demo` leaves in the cache:
 
 - *scale*: five reward models with the barrier and five without, by seed: mean and spread of scores;
 - *ppo*: the same PPO settings against each of the ten: score and KL by iteration;
-- *return*: a model whose scores are moved to +8 and to -8 is trained on with the barrier, with a
-  clamped one (no gradient outside the band), and with none: its mean score by step.
+- *return*: from scores at ±8, training with the barrier, with a clamped one (no gradient outside
+  the band), and with none. *Moved*: all scores around +8, or around -8. *Stretched*: pairs that are
+  ranked right with both sides outside the band, so that nothing but the penalty can move them.
 
     make demo && python benchmarks/reward_barrier.py [--seeds N] [--iterations N]
 
@@ -47,6 +48,7 @@ WITH_AND_WITHOUT: tuple[Penalty, ...] = ("barrier", "none")
 ALL: tuple[Penalty, ...] = ("barrier", "clamped_barrier", "none")
 NAMES = {"barrier": "barrier", "clamped_barrier": "clamped barrier", "none": "no barrier"}
 START = 8.0
+CLEAREST, OUTSIDE = 0.1, 5.5  # share of the pairs that are stretched, and how far all of them are
 SLOW = 5.0e-5  # at the recipe's rate the ranking loss alone throws the mean about by whole points
 
 
@@ -130,10 +132,31 @@ def moved(source: Path, out: Path, records: list[Preference], centre: float) -> 
     return out
 
 
-def mean_scores(rows: Rows) -> Curve:
-    """Mean score of both sides by step."""
+def stretched(
+    source: Path, out: Path, records: list[Preference], size: float
+) -> tuple[Path, list[Preference]]:
+    """The model with a longer head, and the pairs that it ranks right from outside the band.
+
+    The head is scaled until these pairs' scores have the mean size `size`.
+    """
+    model = RewardModel.load(source)
+    found = pair_scores(model, records)
+    nearer = np.minimum(found.chosen, -found.rejected)
+    rows = np.flatnonzero(nearer > np.quantile(nearer, 1 - CLEAREST))
+    factor = size / float(found.margins[rows].mean() / 2)
+    if nearer[rows].min() * factor <= OUTSIDE:
+        sys.exit(f"{source} is unsure of its clearest pairs: {nearer[rows].min() * factor:.1f}")
+    with torch.no_grad():
+        model.network.score.weight *= factor
+    if not out.exists():
+        model.save(out, parents={}, training=model.card.training)
+    return out, [records[row] for row in rows]
+
+
+def mean_scores(rows: Rows, sign: int = 1) -> Curve:
+    """Mean score of both sides by step; with sign -1, that of the rejected side turned round."""
     return [
-        (row["step"], (row["rewards/chosen"] + row["rewards/rejected"]) / 2)
+        (row["step"], (row["rewards/chosen"] + sign * row["rewards/rejected"]) / 2)
         for row in rows
         if "rewards/chosen" in row
     ]
@@ -164,7 +187,7 @@ def train_models(
     }
 
 
-def returns(home: Path, model: Path, records: list[Preference]) -> dict[str, Curve]:
+def return_moved(home: Path, model: Path, records: list[Preference]) -> dict[str, Curve]:
     """Mean score by step, for each penalty and each start outside the band."""
     found = {}
     for centre in (START, -START):
@@ -173,6 +196,23 @@ def returns(home: Path, model: Path, records: list[Preference]) -> dict[str, Cur
             settings = recipe(penalty, learning_rate=SLOW, final_learning_rate=SLOW)
             _, rows = train(home, f"return {centre:+g} {penalty}", settings, base, 1, records)
             found[f"{NAMES[penalty]}, from {centre:+g}"] = mean_scores(rows)
+    return found
+
+
+def return_stretched(home: Path, model: Path, records: list[Preference]) -> dict[str, Curve]:
+    """Mean size of the scores of pairs already ranked right by step, for each penalty."""
+    found = {}
+    base, settled = stretched(model, home / "stretched", records, START)
+    for penalty in ALL:
+        settings = recipe(
+            penalty,
+            epochs=4,
+            learning_rate=SLOW,
+            final_learning_rate=SLOW,
+            condition_dropout=0.0,  # without its condition a pair may stand inside the band
+        )
+        _, rows = train(home, f"return stretched {penalty}", settings, base, 1, settled)
+        found[NAMES[penalty]] = mean_scores(rows, sign=-1)
     return found
 
 
@@ -216,10 +256,12 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, default=RESULT)
     given = arguments.parse_args()
     home, demo = cache_root() / "reward-barrier", cache_root() / "demo"
-    records = list(read_preferences(demo / "preferences.jsonl").records)[: given.judgements]
+    all_records = list(read_preferences(demo / "preferences.jsonl").records)
+    records = all_records[: given.judgements]
     held_out = list(read_preferences(demo / "held_out_preferences.jsonl").records)
     models = train_models(home, demo / "sft", given.seeds, given.epochs, records)
-    lines = returns(home, models["barrier"][1], records)
+    moved_lines = return_moved(home, models["barrier"][1], records)
+    stretched_lines = return_stretched(home, models["barrier"][1], all_records)
     scales = {p: [scale(RewardModel.load(m), held_out) for m in models[p].values()] for p in models}
     runs = {
         penalty: [ppo(home, f"{penalty} {n}", m, given.iterations) for n, m in found.items()]
@@ -232,11 +274,13 @@ def main() -> None:
         "epochs": given.epochs,
         "models": scales,
         "ppo": runs,
-        "return": lines,
+        "return": {"moved": moved_lines, "stretched": stretched_lines},
         "over_seeds": {p: over_seeds(scales[p], runs[p]) for p in models},
     }
     write_json(given.out, result)
-    draw("return", line_chart(lines, "Mean score, started outside the band", "step", "score"))
+    draw("moved", line_chart(moved_lines, "Mean score, moved out of the band", "step", "score"))
+    title = "Mean size of the scores of pairs ranked right, stretched out of the band"
+    draw("stretched", line_chart(stretched_lines, title, "step", "size of scores"))
     draw_ppo("score", "objective/scores", runs)
     draw_ppo("kl", "objective/kl", runs)
     sys.stdout.write(json.dumps(result["over_seeds"], indent=1) + "\n")
