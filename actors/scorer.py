@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.group import Group, Pending, done
 from actors.placement import Placement
-from actors.scoring import Scored, ScoreError, ScorerSettings
+from actors.scoring import Answer, SamplesRefused, Scored, ScoreError, ScorerSettings
 from actors.scoring_service import ServiceScorerWorker, service_tokens
 from actors.worker import Worker
 from pretrain_core.chat import Message
@@ -31,30 +31,32 @@ class ScorerWorker(Worker):
 
         self.model: RewardModel = RewardModel.load(folder, self.place.device)
 
-    def score(self, rows: Sequence[tuple[int, Sequence[Message], str]]) -> tuple[list[float], str]:
-        """Scores of (index, conversation, condition) rows, and the model's version."""
+    def score(self, rows: Sequence[tuple[Sequence[Message], str]]) -> tuple[list[Answer], str]:
+        """Answers to (conversation, condition) rows, and the model's version."""
         from reward.card import RewardModelError
 
-        inputs = []
-        for index, conversation, condition in rows:
+        inputs: dict[int, list[int]] = {}
+        answers: list[Answer] = [""] * len(rows)
+        for index, (conversation, condition) in enumerate(rows):
             try:
-                inputs.append(self.model.input(conversation, condition))
+                inputs[index] = self.model.input(conversation, condition)
             except (RewardInputError, UnknownCondition) as error:
-                raise ScoreError(f"sample {index} cannot be scored: {error}") from error
+                answers[index] = str(error)
         try:
-            return self.model.score(inputs).tolist(), self.model.version
-        except RewardModelError as error:
-            bad = [row[0] for row, tokens in zip(rows, inputs, strict=True) if self._fails(tokens)]
-            raise ScoreError(f"samples {bad} have no finite score: {error}") from error
+            scores: list[Answer] = self.model.score(list(inputs.values())).tolist()
+        except RewardModelError:
+            scores = [self._alone(tokens) for tokens in inputs.values()]
+        for index, score in zip(inputs, scores, strict=True):
+            answers[index] = score
+        return answers, self.model.version
 
-    def _fails(self, tokens: Sequence[int]) -> bool:
+    def _alone(self, tokens: Sequence[int]) -> Answer:
         from reward.card import RewardModelError
 
         try:
-            self.model.score([tokens])
-        except RewardModelError:
-            return True
-        return False
+            return self.model.score([tokens]).item()
+        except RewardModelError as error:
+            return str(error)
 
 
 class Scorer:
@@ -90,32 +92,35 @@ class Scorer:
         return self.group.call("load", reward_model, *tokens).then(done)
 
     def score(
-        self, conversations: Sequence[Sequence[Message]], conditions: Sequence[str]
+        self,
+        conversations: Sequence[Sequence[Message]],
+        conditions: Sequence[str],
+        names: Sequence[str] | None = None,
     ) -> Pending[Scored]:
-        """Score each conversation under its one condition.
+        """Score each conversation under its one condition; `names` default to "sample 0", ….
 
-        Raises ValueError when the counts differ; ScoreError (as the cause of ActorFailed) naming
-        the sample when it has no finite score.
+        Raises ValueError when the counts differ; SamplesRefused naming those without a finite
+        score; ScoreError when several models gave the scores.
         """
         if len(conversations) != len(conditions):
             raise ValueError(f"{len(conversations)} conversations, {len(conditions)} conditions")
-        rows = [
-            (index, tuple(messages), condition)
-            for index, (messages, condition) in enumerate(
-                zip(conversations, conditions, strict=True)
-            )
-        ]
+        names = names or [f"sample {index}" for index in range(len(conversations))]
+        rows = [(tuple(m), c) for m, c in zip(conversations, conditions, strict=True)]
         ranks = self.group.world_size
         shards = [(rows[rank::ranks],) for rank in range(ranks)]
 
-        def join(parts: list[tuple[list[float], str]]) -> Scored:
+        def join(parts: list[tuple[list[Answer], str]]) -> Scored:
             versions = sorted({version for _, version in parts})
             if len(versions) > 1:
                 raise ScoreError(f"one batch was scored by several models: {versions}")
-            values = [0.0] * len(rows)
-            for rank, (scores, _) in enumerate(parts):
-                values[rank::ranks] = scores
-            return Scored(values, versions[0])
+            answers: list[Answer] = [0.0] * len(rows)
+            for rank, (shard, _) in enumerate(parts):
+                answers[rank::ranks] = shard
+            pairs = zip(names, answers, strict=True)
+            refused = {name: answer for name, answer in pairs if isinstance(answer, str)}
+            if refused:
+                raise SamplesRefused(refused)
+            return Scored([float(answer) for answer in answers], versions[0])
 
         return self.group.scatter("score", shards).then(join)
 

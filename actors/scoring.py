@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from actors.placement import RoleResources
+from pretrain_core.errors import RunFailed
+
+Answer = float | str
+"""A raw score, or why a sample has none."""
 
 
-class ScoreError(ValueError):
-    """A sample that has no score, named by its index in the batch; never a silent None."""
+class ScoreError(RunFailed):
+    """A batch without scores."""
+
+
+class SamplesRefused(ScoreError):
+    """Samples that have no score, never a silent None; `reasons` by their names."""
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        named = "; ".join(f"{name}: {reason}" for name, reason in [*reasons.items()][:3])
+        super().__init__(f"{len(reasons)} samples cannot be scored: {named}")
+        self.reasons = dict(reasons)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.scoring import ScoreError, ScorerSettings
+from actors.scoring import Answer, ScoreError, ScorerSettings
 from actors.worker import Rank, Worker
 from pretrain_core.chat import Message
 from pretrain_core.errors import InputError
@@ -48,25 +48,31 @@ class ServiceScorerWorker(Worker):
             )
         self.version = wanted
 
-    def score(self, rows: Sequence[tuple[int, Sequence[Message], str]]) -> tuple[list[float], str]:
-        """Scores of (index, conversation, condition) rows, and the version that gave them all."""
+    def score(self, rows: Sequence[tuple[Sequence[Message], str]]) -> tuple[list[Answer], str]:
+        """Answers to (conversation, condition) rows, and the version that gave all scores."""
         if self.client is None:
             raise ScoreError("the scorer was not loaded")
-        items = [
-            {"messages": conversation, "condition": condition, "id": str(index)}
-            for index, conversation, condition in rows
-        ]
-        try:
-            scores = self.client.score(items, self.settings.deadline)
-        except ItemRefused as refused:
-            index = rows[refused.index][0]
-            raise ScoreError(f"sample {index} cannot be scored: {refused}") from refused
+        items = {
+            index: {"messages": conversation, "condition": condition, "id": str(index)}
+            for index, (conversation, condition) in enumerate(rows)
+        }
+        answers: list[Answer] = [""] * len(rows)
+        while True:
+            try:
+                scores = self.client.score(list(items.values()), self.settings.deadline)
+                break
+            except ItemRefused as refused:
+                index = list(items)[refused.index]
+                answers[index] = f"{refused.reason}: {refused.message}"
+                del items[index]
         if scores.version != self.version:
             raise ScoreError(
                 f"the service changed from {self.version} to {scores.version} within a run: "
                 "reward models change between iterations, by `load`"
             )
-        return list(scores.values), scores.version
+        for index, value in zip(items, scores.values, strict=True):
+            answers[index] = value
+        return answers, scores.version
 
     def _connect(self, token: str) -> BlockingRewardClient:
         from reward.service.blocking import BlockingRewardClient

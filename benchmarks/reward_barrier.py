@@ -278,9 +278,9 @@ def main() -> None:
         "over_seeds": {p: over_seeds(scales[p], runs[p]) for p in models},
     }
     write_json(given.out, result)
-    draw("moved", line_chart(moved_lines, "Mean score, moved out of the band", "step", "score"))
-    title = "Mean size of the scores of pairs ranked right, stretched out of the band"
-    draw("stretched", line_chart(stretched_lines, title, "step", "size of scores"))
+    draw("moved", line_chart(moved_lines, "Scores moved out of the band", "step", "mean score"))
+    title = "Scores stretched out of the band"
+    draw("stretched", line_chart(stretched_lines, title, "step", "mean size of a score"))
     draw_ppo("score", "objective/scores", runs)
     draw_ppo("kl", "objective/kl", runs)
     sys.stdout.write(json.dumps(result["over_seeds"], indent=1) + "\n")

@@ -118,6 +118,14 @@ def train_ppo(settings: PPOSettings, run: Run, crew: Crew, stop: StopSignal) -> 
     """Train to the end, from the newest checkpoint if there is one."""
     inputs = check_inputs(settings)
     log = RolloutLog(run.rollouts)
+    rollouts = Rollouts(
+        rollout=crew.rollout,
+        log=log,
+        chat=inputs.chat,
+        sampling=settings.sampling,
+        samples_per_prompt=settings.batch.samples_per_prompt,
+        seed=run.seed,
+    )
     trainer = Trainer(
         settings=settings,
         run=run,
@@ -131,15 +139,8 @@ def train_ppo(settings: PPOSettings, run: Run, crew: Crew, stop: StopSignal) -> 
             seed=run.seed,
         ),
         prompts=inputs.prompts,
-        rollouts=Rollouts(
-            rollout=crew.rollout,
-            log=log,
-            chat=inputs.chat,
-            sampling=settings.sampling,
-            samples_per_prompt=settings.batch.samples_per_prompt,
-            seed=run.seed,
-        ),
-        experience=ExperienceMaker(crew, log, settings.algorithm),
+        rollouts=rollouts,
+        experience=ExperienceMaker(crew, log, rollouts, settings.algorithm),
         pretrain=inputs.pretrain,
         warmup=CriticWarmup(settings.warmup),
         guards=Guards(settings.guards),

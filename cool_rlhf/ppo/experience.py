@@ -1,6 +1,6 @@
 """From trajectories to what the updates need: scores, log-probs, values, rewards, advantages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,8 +8,11 @@ from torch import Tensor
 
 from actors.batch import Experience, Sequences
 from actors.crew import Crew
+from actors.forward import LogprobResult, Logprobs
+from actors.scoring import SamplesRefused
 from actors.trajectories import RolloutLog, Score, Trajectory
 from cool_rlhf.ppo.advantages import ActionGrid, gae, token_rewards
+from cool_rlhf.ppo.rollouts import Rollouts
 from cool_rlhf.ppo.settings import AlgorithmSettings
 
 
@@ -27,6 +30,8 @@ class Batch:
     entropy: Tensor
     values: Tensor
     rewards: Tensor
+    resampled: int = 0
+    """Replies drawn in the place of others that could not be scored."""
 
     @property
     def kl(self) -> Tensor:
@@ -45,61 +50,104 @@ class Batch:
         return float(1 - (returns - values).var(correction=0) / variance)
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What the four models say of one batch of samples."""
+
+    trajectories: Sequence[Trajectory]
+    sequences: Sequences
+    scores: Mapping[str, float]
+    """By trajectory id."""
+    rm_version: str
+    policy: LogprobResult
+    reference: Logprobs
+    values: Tensor
+
+
 @dataclass
 class ExperienceMaker:
     """Asks scorer, reference, policy and critic at the same time."""
 
     crew: Crew
     log: RolloutLog
+    rollouts: Rollouts
     algorithm: AlgorithmSettings
 
     def make(self, iteration: int, trajectories: Sequence[Trajectory]) -> Batch:
-        """Score and evaluate one iteration's samples; only their *tokens* reach the gradient."""
-        sequences = Sequences.pack([(t.tokens, t.is_action) for t in trajectories])
-        spoken = [t for t in trajectories if _says_something(t)]
-        pending_scores = self.crew.scorer.score(
-            [t.messages for t in spoken], [t.condition for t in spoken]
-        )
-        pending_reference = self.crew.reference.logprobs(sequences)
-        pending_policy = self.crew.policy.logprobs(sequences)
-        pending_values = self.crew.critic.values(sequences)
-        scored, policy = pending_scores.result(), pending_policy.result()
-        reference, values = pending_reference.result(), pending_values.result()
+        """Score and evaluate one iteration's samples; only their *tokens* reach the gradient.
 
-        by_id = {t.id: self.algorithm.empty_reply_score for t in trajectories} | {
-            t.id: value for t, value in zip(spoken, scored.values, strict=True)
-        }
+        Replies that cannot be scored are sampled again, `algorithm.resamples` times. Raises
+        SamplesRefused when that does not help.
+        """
+        resampled = 0
+        for tries_left in reversed(range(self.algorithm.resamples + 1)):
+            try:
+                answers = self._ask(trajectories)
+                break
+            except SamplesRefused as refused:
+                if tries_left == 0:
+                    raise
+                trajectories = self.rollouts.again(iteration, trajectories, refused.reasons)
+                resampled += len(refused.reasons)
         self.log.append_scores(
             iteration,
             "reward_model",
             {
-                name: Score(value=value, rm_version=scored.rm_version)
-                for name, value in by_id.items()
+                name: Score(value=value, rm_version=answers.rm_version)
+                for name, value in answers.scores.items()
             },
         )
-        grid = ActionGrid.of(sequences)
-        scores = torch.tensor([by_id[t.id] for t in trajectories])
+        return self._batch(answers, resampled)
+
+    def _ask(self, trajectories: Sequence[Trajectory]) -> Answers:
+        sequences = Sequences.pack([(t.tokens, t.is_action) for t in trajectories])
+        spoken = [t for t in trajectories if _says_something(t)]
+        pending_scores = self.crew.scorer.score(
+            [t.messages for t in spoken], [t.condition for t in spoken], [t.id for t in spoken]
+        )
+        pending_reference = self.crew.reference.logprobs(sequences)
+        pending_policy = self.crew.policy.logprobs(sequences)
+        pending_values = self.crew.critic.values(sequences)
+        scored = pending_scores.result()
+        silent = {t.id: self.algorithm.empty_reply_score for t in trajectories}
+        return Answers(
+            trajectories=trajectories,
+            sequences=sequences,
+            scores=silent | {t.id: v for t, v in zip(spoken, scored.values, strict=True)},
+            rm_version=scored.rm_version,
+            policy=pending_policy.result(),
+            reference=pending_reference.result(),
+            values=pending_values.result(),
+        )
+
+    def _batch(self, answers: Answers, resampled: int) -> Batch:
+        trajectories, policy, reference = answers.trajectories, answers.policy, answers.reference
+        grid = ActionGrid.of(answers.sequences)
+        scores = torch.tensor([answers.scores[t.id] for t in trajectories])
         cut = torch.tensor([t.finish_reason == "length" for t in trajectories])
         shaped = scores - self.algorithm.missing_end_penalty * cut
         rewards = token_rewards(
             shaped, policy.logprobs, reference.logprobs, grid, self.algorithm.kl_coef
         )
-        advantages, returns = gae(rewards, values, grid, self.algorithm.gamma, self.algorithm.lam)
+        advantages, returns = gae(
+            rewards, answers.values, grid, self.algorithm.gamma, self.algorithm.lam
+        )
         return Batch(
             trajectories=tuple(trajectories),
+            resampled=resampled,
             experience=Experience(
                 ids=tuple(t.id for t in trajectories),
-                sequences=sequences,
+                sequences=answers.sequences,
                 old_logprobs=policy.logprobs,
                 advantages=advantages,
                 returns=returns,
             ),
             grid=grid,
             scores=scores,
-            rm_version=scored.rm_version,
+            rm_version=answers.rm_version,
             reference_logprobs=reference.logprobs,
             entropy=policy.entropy,
-            values=values,
+            values=answers.values,
             rewards=rewards,
         )
 

@@ -54,6 +54,7 @@ def iteration_metrics(
         "critic/vf_explained_var": batch.explained_variance,
         "rollout/reply_tokens": float(actions.mean()),
         "rollout/stopped_share": stopped / len(batch.trajectories),
+        "rollout/resampled": float(batch.resampled),
         "warmup/critic_only": 0.0 if warmup.open else 1.0,
         "guard/logprob_gap": logprob_gap(batch) or 0.0,
     }

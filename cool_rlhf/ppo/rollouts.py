@@ -1,7 +1,8 @@
 """Collect the samples of an iteration: replay what the durable log holds, generate the rest."""
 
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from actors.rollout import Finished, Request, Rollout, SamplingSettings
@@ -9,6 +10,8 @@ from actors.trajectories import RolloutLog, Trajectory
 from cool_rlhf.ppo.prompts import Prompt
 from pretrain_core.chat import PolicyChat
 from pretrain_core.draws import seed_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -32,6 +35,24 @@ class Rollouts:
                 sample = asked[prompt.id]
                 wanted[f"{iteration}/{prompt.id}/{sample}"] = (prompt, sample)
                 asked[prompt.id] += 1
+        return self._sampled(iteration, wanted)
+
+    def again(
+        self, iteration: int, trajectories: Sequence[Trajectory], refused: Mapping[str, str]
+    ) -> list[Trajectory]:
+        """The same batch with another reply in the place of each refused one (id → reason)."""
+        wanted: dict[str, tuple[Prompt, int]] = {}
+        for old in trajectories:
+            if old.id in refused:
+                logger.warning("%s is sampled again: %s", old.id, refused[old.id])
+                wanted[_next_id(old.id)] = (_prompt_of(old), old.sample)
+        fresh = iter(self._sampled(iteration, wanted))
+        return [next(fresh) if t.id in refused else t for t in trajectories]
+
+    def _sampled(
+        self, iteration: int, wanted: Mapping[str, tuple[Prompt, int]]
+    ) -> list[Trajectory]:
+        """What the log has of the wanted ids, and the rest from the engine."""
         done = self.log.read(iteration)
         requests = [
             Request(
@@ -72,3 +93,19 @@ class Rollouts:
             seed=seed,
             engine=self.rollout.engine,
         )
+
+
+def _next_id(name: str) -> str:
+    """`3/p/0` → `3/p/0~1` → `3/p/0~2`."""
+    first, _, tries = name.rpartition("~")
+    return f"{first}~{int(tries) + 1}" if first and tries.isdigit() else f"{name}~1"
+
+
+def _prompt_of(trajectory: Trajectory) -> Prompt:
+    given = trajectory.is_action.index(True)
+    return Prompt(
+        trajectory.prompt_id,
+        trajectory.messages[: trajectory.given_messages],
+        trajectory.condition,
+        tuple(trajectory.tokens[:given]),
+    )

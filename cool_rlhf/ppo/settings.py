@@ -46,6 +46,11 @@ class AlgorithmSettings(Settings):
     empty_reply_score: float = Field(
         -5.0, description="score of a reply without text, which no reward model can judge"
     )
+    resamples: int = Field(
+        3,
+        ge=0,
+        description="other replies drawn for one that cannot be scored, before the run stops",
+    )
     missing_end_penalty: float = Field(
         0.0, ge=0, description="taken off the score of a reply cut at the length limit"
     )

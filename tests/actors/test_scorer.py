@@ -7,9 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from actors.group import ActorFailed
 from actors.scorer import Scorer
-from actors.scoring import ScoreError, ScorerSettings
+from actors.scoring import SamplesRefused, ScorerSettings
 from pretrain_core.chat import Message
 from reward.conditions import Conditions
 from reward.model import RewardModel, create_reward_model
@@ -51,10 +50,10 @@ def test_what_cannot_be_scored_is_named(scorer: Scorer) -> None:
     good, empty = conversation("Hello?", "Yes."), (Message(role="user", content="Hello?"),)
     with pytest.raises(ValueError, match="2 conversations, 1 conditions"):
         scorer.score([good, good], ["helpful"])
-    with pytest.raises(ActorFailed, match="sample 2 cannot be scored") as caught:
-        scorer.score([good, good, empty], ["helpful"] * 3).result()
-    assert isinstance(caught.value.cause, ScoreError)
-    with pytest.raises(ActorFailed, match=r"sample 1 cannot be scored: .*helpfull"):
+    with pytest.raises(SamplesRefused, match=r"2 samples .*: sample 0: .*; c: ") as all_:
+        scorer.score([empty, good, empty], ["helpful"] * 3, ["sample 0", "b", "c"]).result()
+    assert set(all_.value.reasons) == {"sample 0", "c"}
+    with pytest.raises(SamplesRefused, match=r"sample 1: .*helpfull"):
         scorer.score([good, good], ["helpful", "helpfull"]).result()
 
 
@@ -69,6 +68,6 @@ def test_a_score_that_is_no_number_is_refused(
     weights["score.weight"][:] = torch.nan
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     scorer.load(broken).result()
-    with pytest.raises(ActorFailed, match=r"samples \[0\] have no finite score"):
+    with pytest.raises(SamplesRefused, match=r"sample 0: .* is nan"):
         scorer.score([conversation("Hello?", "Yes.")], ["helpful"]).result()
     scorer.load(reward_folder).result()

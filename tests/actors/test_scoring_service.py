@@ -1,15 +1,20 @@
 """Settings of a scorer behind a service; tests/reward/service/test_serving.py scores through it."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from actors.crew import CrewSettings
 from actors.scoring import ScorerSettings
-from actors.scoring_service import service_tokens
+from actors.scoring_service import ServiceScorerWorker, service_tokens
+from actors.worker import Rank
+from pretrain_core.chat import Message
 from pretrain_core.errors import InputError
 from pretrain_core.settings import SettingsError, load
 from reward.service.access import ADMIN_VARIABLE, SCORE_VARIABLE
+from reward.service.policies import ItemRefused
 
 URL = "scorer.url=http://127.0.0.1:8400"
 
@@ -47,3 +52,26 @@ def test_tokens_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
         service_tokens(settings)
     monkeypatch.setenv(SCORE_VARIABLE, "a-token")
     assert service_tokens(settings) == ("a-token", None)
+
+
+class RefusingClient:
+    """A service that scores a reply by its length and refuses the long ones."""
+
+    def score(self, items: Sequence[Mapping[str, Any]], deadline: float) -> Any:
+        lengths = [len(item["messages"][-1].content) for item in items]
+        for index, length in enumerate(lengths):
+            if length > 3:
+                raise ItemRefused(index, "too_long", f"{length} tokens")
+        return SimpleNamespace(values=tuple(map(float, lengths)), version="v")
+
+
+def test_refused_items_are_answered_with_their_reasons() -> None:
+    settings = ScorerSettings(kind="service", url="http://127.0.0.1:8400")
+    worker = ServiceScorerWorker(Rank("scorer", 0, 1, 1, 0), settings)
+    worker.client, worker.version = cast(Any, RefusingClient()), "v"
+    replies = ["longer", "ab", "much longer", "abc"]
+    rows = [((Message(role="assistant", content=reply),), "helpful") for reply in replies]
+    assert worker.score(rows) == (
+        ["too_long: 6 tokens", 2.0, "too_long: 11 tokens", 3.0],
+        "v",
+    )

@@ -51,6 +51,27 @@ def test_a_prompt_that_comes_twice_gives_samples_of_its_own(
     assert len({request.seed for request in engine.asked}) == 4
 
 
+def test_a_refused_reply_is_drawn_again_under_a_name_of_its_own(
+    prompt: Prompt, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine = CountingEngine()
+    made = rollouts(engine, tmp_path, tokenizer)
+    first = made.collect(0, [prompt])
+    second = made.again(0, first, {"0/p/1": "too long"})
+    third = made.again(0, second, {"0/p/1~1": "too long"})
+    assert [t.id for t in second] == ["0/p/0", "0/p/1~1"]
+    assert [t.id for t in third] == ["0/p/0", "0/p/1~2"]
+    assert {tuple(request.tokens) for request in engine.asked} == {prompt.tokens}
+    assert len({request.seed for request in engine.asked}) == 4
+    # A resumed run finds the same replies in the log.
+    assert (
+        rollouts(CountingEngine(survive=0), tmp_path, tokenizer).again(
+            0, first, {"0/p/1": "too long"}
+        )
+        == second
+    )
+
+
 def test_what_the_log_holds_is_never_sampled_again(
     prompt: Prompt, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
