@@ -24,7 +24,7 @@ class SamplesRefused(ScoreError):
 
     def __init__(self, reasons: Mapping[str, str]) -> None:
         named = "; ".join(f"{name}: {reason}" for name, reason in [*reasons.items()][:3])
-        super().__init__(f"{len(reasons)} samples cannot be scored: {named}")
+        super().__init__(f"{len(reasons)} of the samples cannot be scored: {named}")
         self.reasons = dict(reasons)
 
 

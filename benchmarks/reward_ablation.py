@@ -167,7 +167,9 @@ def main() -> None:
     arguments.add_argument("--train", type=int, default=480, help="pairs")
     arguments.add_argument("--test", type=int, default=250, help="pairs")
     arguments.add_argument("--words", type=int, default=100, help="longest side of a pair")
-    arguments.add_argument("--set", nargs="*", default=["max_length=512"], help="of the recipe")
+    arguments.add_argument(
+        "--set", nargs="*", default=["max_length=512", "epochs=4"], help="of the recipe"
+    )
     arguments.add_argument("--out", type=Path, default=RESULT)
     arguments.add_argument("--measure", choices=TRAININGS, help=argparse.SUPPRESS)
     arguments.add_argument("--seed", type=int, help=argparse.SUPPRESS)

@@ -148,8 +148,12 @@ def _dress(
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.ticklabel_format(axis="y", scilimits=(-3, 4), useOffset=False)
     if legend:
+        labels = axes.get_legend_handles_labels()[1]
+        # Points: a mark takes about 30, a letter of this size 4.
+        widest = 30 + 4 * max(map(len, labels), default=0)
+        columns = max(1, min(4, int(axes.figure.get_figwidth() * 72 / widest)))
         # Outside of the axes, where it covers no line.
-        axes.figure.legend(fontsize=7, frameon=False, loc="outside lower center", ncols=4)
+        axes.figure.legend(fontsize=7, frameon=False, loc="outside lower center", ncols=columns)
 
 
 def _inline(svg: str, title: str) -> str:

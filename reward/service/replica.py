@@ -110,7 +110,10 @@ class Replica:
 
         self._name = serve.get_replica_context().replica_id.unique_id
         self._models = Models(threads, device)
-        self._ingress: Any = serve.get_deployment_handle(ingress, application)
+        # Over gRPC: an answer by reference is a stream, and Ray holds the event loop of the actor
+        # that gives it until the asking one has taken it: a hung replica would hang the ingress.
+        handle: Any = serve.get_deployment_handle(ingress, application)
+        self._ingress = handle.options(_by_reference=False)
         # Ready means able to score: Serve sends no batch before this returns.
         current = (await self._beat())[0]
         report = await self._hold(current)
@@ -141,6 +144,7 @@ class Replica:
         return wanted
 
     async def _keep_beating(self) -> None:
+        from grpc import RpcError
         from ray.exceptions import RayError
         from ray.serve.exceptions import RayServeException
 
@@ -148,5 +152,5 @@ class Replica:
             await asyncio.sleep(BEAT_S)
             try:
                 await self._beat()
-            except (RayError, RayServeException) as error:
+            except (RayError, RayServeException, RpcError) as error:
                 logger.warning("the ingress does not answer: %s", error)

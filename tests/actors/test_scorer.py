@@ -50,7 +50,7 @@ def test_what_cannot_be_scored_is_named(scorer: Scorer) -> None:
     good, empty = conversation("Hello?", "Yes."), (Message(role="user", content="Hello?"),)
     with pytest.raises(ValueError, match="2 conversations, 1 conditions"):
         scorer.score([good, good], ["helpful"])
-    with pytest.raises(SamplesRefused, match=r"2 samples .*: sample 0: .*; c: ") as all_:
+    with pytest.raises(SamplesRefused, match=r"2 of the samples .*: sample 0: .*; c: ") as all_:
         scorer.score([empty, good, empty], ["helpful"] * 3, ["sample 0", "b", "c"]).result()
     assert set(all_.value.reasons) == {"sample 0", "c"}
     with pytest.raises(SamplesRefused, match=r"sample 1: .*helpfull"):

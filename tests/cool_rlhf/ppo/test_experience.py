@@ -87,6 +87,8 @@ def test_a_prompt_that_is_always_refused_stops_the_run(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     made = maker(3, tmp_path, tokenizer)
-    with pytest.raises(SamplesRefused, match="2 samples cannot be scored: 0/p/0~2: too long"):
+    with pytest.raises(
+        SamplesRefused, match="2 of the samples cannot be scored: 0/p/0~2: too long"
+    ):
         made.make(0, made.rollouts.collect(0, [PROMPT]))
     assert len(RolloutLog(tmp_path).read(0)) == 6

@@ -27,6 +27,17 @@ def test_a_chart_is_the_same_every_time_and_one_element() -> None:
     assert not re.search(r"\d{4}-\d\d-\d\d", first)
 
 
+def test_a_legend_of_long_names_stays_inside() -> None:
+    names = [f"a name of some length, {number}" for number in range(6)]
+    chart = line_chart({name: [(0.0, 1.0), (1.0, 2.0)] for name in names}, "title")
+    root = ElementTree.fromstring(chart)
+    width = float(root.attrib["viewBox"].split()[2])
+    starts = [float(e.attrib["x"]) for e in root.iter("text") if e.text in names]
+    assert len(starts) == 6
+    assert min(starts) > 0
+    assert max(starts) + 4 * len(names[0]) < width
+
+
 def test_charts_of_other_data_share_no_ids() -> None:
     charts = [line_chart({"a": [(0, 1), (1, y)]}, "same title") for y in (2, 3)]
     ids = [set(re.findall(r'id="([^"]+)"', chart)) for chart in charts]

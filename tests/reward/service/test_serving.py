@@ -15,7 +15,7 @@ import torch
 
 from actors.group import ActorFailed
 from actors.scorer import Scorer
-from actors.scoring import ScorerSettings
+from actors.scoring import SamplesRefused, ScorerSettings
 from pretrain_core.chat import as_messages
 from reward.model import RewardModel
 from reward.service.access import ADMIN_VARIABLE, SCORE_VARIABLE, Tokens
@@ -25,10 +25,6 @@ from reward.service.client import RewardClient
 from reward.service.policies import RewardRequestError
 from reward.service.settings import ServiceSettings
 from tests.support import free_port
-
-# Joined to a Ray that other tests have used, the ingress hung after a replica was killed (cause not
-# known yet); with a Ray of its own it does not. So not in the session of `make test`.
-pytestmark = pytest.mark.integration
 
 TOKENS = Tokens("score-token-0123456", "admin-token-0123456")
 HEADERS = {"Authorization": f"Bearer {TOKENS.score}"}
@@ -192,13 +188,39 @@ def test_swaps_under_load_never_mix_or_fail(
     until(lambda: admin.models().switched)
 
 
+def test_a_hanging_replica_does_not_hang_the_service(service: RunningService) -> None:
+    """Fault 11, once found here: answers to a stopped replica held the ingress' event loop."""
+    items = [item(n) for n in range(100)]
+
+    async def load() -> None:
+        async with (
+            RewardClient(service.url, TOKENS.score, chunk_items=4, concurrency=16) as client,
+            httpx.AsyncClient(base_url=service.url, timeout=30) as http,
+        ):
+            for number in range(10):
+                replicas = (await client.models()).replicas
+                victim = replicas[number % len(replicas)].pid
+                calls = asyncio.create_task(client.score(items, 120))
+                await asyncio.sleep(0.1)
+                os.kill(victim, signal.SIGSTOP)
+                try:
+                    for _ in range(3):
+                        assert (await http.get("/metrics")).status_code == 200
+                        await asyncio.sleep(0.2)
+                finally:
+                    os.kill(victim, signal.SIGCONT)
+                await calls
+
+    asyncio.run(load())
+
+
 def test_a_killed_replica_loses_nothing_and_scores_nothing_twice(
     service: RunningService, other_folder: Path
 ) -> None:
     """Fault 11: a dead replica that shows up as a hang."""
     items = [item(n) for n in range(200)]
     wanted = expected(other_folder, items)
-    before, retried = metric(service, "items_total"), metric(service, "retried_items_total")
+    before = metric(service, "items_total")
 
     async def stuck(calls: list[asyncio.Task[Any]]) -> bool:
         """Whether batches hang in the stopped replica; False when all calls came through."""
@@ -231,8 +253,8 @@ def test_a_killed_replica_loses_nothing_and_scores_nothing_twice(
             assert torch.allclose(torch.tensor(values), wanted, atol=1e-5)
             return rounds
 
+    # Who tries again differs: Serve what the replica had not accepted yet, the batcher the rest.
     rounds = asyncio.run(asyncio.wait_for(load(), 120))
-    assert metric(service, "retried_items_total") > retried
     assert metric(service, "items_total") - before == rounds * len(items)
 
 
@@ -265,7 +287,7 @@ def test_ppo_scores_through_the_service(
         assert scored.rm_version == model.version
         direct = model.score_conversations(talks, conditions)
         assert torch.allclose(torch.tensor(scored.values), direct, atol=1e-5)
-        with pytest.raises(ActorFailed, match="sample 2 cannot be scored"):
+        with pytest.raises(SamplesRefused, match="1 of the samples cannot be scored: sample 2: "):
             scorer.score(talks[:3], ["bright", "dark", "brigth"]).result()
         with BlockingRewardClient(service.url, TOKENS.admin) as admin:
             admin.swap(other_folder)
