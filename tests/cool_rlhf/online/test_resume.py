@@ -1,4 +1,4 @@
-"""Two real rounds (Ray, vLLM, DeepSpeed), killed in the second and resumed: the same numbers."""
+"""Two real rounds (Ray, vLLM, DeepSpeed), stopped in the first, killed in the second, resumed."""
 
 import json
 import os
@@ -49,13 +49,26 @@ def finish(command: list[str], artefacts: Artefacts, log: Path) -> None:
     assert process.wait(timeout=280) == 0, log.read_text()[-4000:]
 
 
-def kill_when(process: "subprocess.Popen[bytes]", ready: Path, log: Path) -> None:
-    """SIGKILL the driver once `ready` exists; its actors notice and end by themselves."""
+def wait_for(ready: Path, process: "subprocess.Popen[bytes]", log: Path) -> None:
     while not ready.exists():
         assert process.poll() is None, log.read_text()[-4000:]
         time.sleep(0.002)
+
+
+def kill_when(process: "subprocess.Popen[bytes]", ready: Path, log: Path) -> None:
+    """SIGKILL the driver once `ready` exists; its actors notice and end by themselves."""
+    wait_for(ready, process, log)
     process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+def press_ctrl_c_when(process: "subprocess.Popen[bytes]", ready: Path, log: Path) -> str:
+    """SIGINT to every process that a terminal would send it to; what was said after it."""
+    wait_for(ready, process, log)
+    said = len(log.read_text())
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=120) == 130, log.read_text()[-4000:]
+    return log.read_text()[said:]
 
 
 def reproducible(run: Path) -> list[dict[str, Any]]:
@@ -76,17 +89,23 @@ def sampled(run: Path) -> list[str]:
 
 
 @pytest.mark.timeout(900)
-def test_killed_in_round_two_and_resumed_equals_uninterrupted(
+def test_stopped_in_round_one_and_killed_in_round_two_equals_uninterrupted(
     artefacts: Artefacts, tmp_path: Path
 ) -> None:
     base = ["online", "run", "configs/online/tiny.yaml", *NANO, f"run.root={tmp_path}"]
     log = tmp_path / "log"
     finish([*base, "run.name=whole"], artefacts, log)
 
-    killed = start([*base, "run.name=killed"], artefacts, log)
+    resume = ["online", "resume", str(tmp_path / "killed")]
+    rounds = tmp_path / "killed/rounds"
+    stopped = start([*base, "run.name=killed"], artefacts, log)
+    said = press_ctrl_c_when(stopped, rounds / "1/rollouts/iteration-000002.jsonl", log)
+    assert f"cool-rlhf online resume {tmp_path / 'killed'}" in said
+    assert "Traceback" not in said
+    killed = start(resume, artefacts, log)
     # Iteration 3 of round 2: one past the first checkpoint, so its samples must be replayed.
-    kill_when(killed, tmp_path / "killed/rounds/2/rollouts/iteration-000003.jsonl", log)
-    finish(["online", "resume", str(tmp_path / "killed")], artefacts, log)
+    kill_when(killed, rounds / "2/rollouts/iteration-000003.jsonl", log)
+    finish(resume, artefacts, log)
 
     for number in (1, 2):
         whole, again = (tmp_path / name / "rounds" / str(number) for name in ("whole", "killed"))
