@@ -33,9 +33,8 @@ from pretrain_core.settings import load
 from reward.conditions import Conditions
 from reward.data import Preference, read_preferences
 from reward.evaluation.scoring import pair_scores
-from reward.losses import Penalty
 from reward.model import RewardModel
-from reward.settings import RewardTrainSettings
+from reward.settings import Penalty, RewardTrainSettings
 from reward.trainer import train_reward
 
 Rows = list[dict[str, Any]]

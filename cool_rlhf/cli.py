@@ -207,7 +207,7 @@ def config_difference(kind: Kind, first: Path, second: Path) -> None:
 
 def main() -> None:
     """Entry point: known errors end in one readable line, exit status 2 (input) or 1 (failure)."""
-    from cool_rlhf.online.labels import WaitingForLabels
+    from cool_rlhf.online.state import WaitingForLabels
 
     try:
         app()

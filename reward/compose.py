@@ -13,7 +13,7 @@ from pretrain_core.errors import RunFailed
 from pretrain_core.sandbox import bounded_map
 from pretrain_core.settings import Settings
 from reward.conditions import DEFAULT, Conditions
-from reward.losses import LossSettings
+from reward.settings import LossSettings
 from reward.verifiers import Verdict, Verifier, VerifierSettings, build_verifier
 
 BAND = LossSettings().bound

@@ -4,37 +4,14 @@ All of it in fp32, whatever the dtype of the scores.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from pretrain_core.settings import Settings
+from reward.settings import LossSettings
 
-Ranking = Literal["focal", "bradley_terry"]
-Penalty = Literal["barrier", "clamped_barrier", "l2", "none"]
 CLAMP_MARGIN = 1e-3  # from the bound, where the clamped barrier stops
-
-
-class LossSettings(Settings):
-    """The loss of a reward model; the defaults are the report's."""
-
-    ranking: Ranking = "focal"
-    gamma: float = Field(2.0, ge=0)
-    penalty: Penalty = Field(
-        "barrier", description="clamped_barrier: no gradient outside the band (for comparison)"
-    )
-    penalty_weight: float = Field(0.02, ge=0)
-    bound: float = Field(5.0, gt=0)
-    linear_beyond: float = Field(4.95, gt=0)
-
-    @model_validator(mode="after")
-    def _the_seam_lies_inside_the_band(self) -> "LossSettings":
-        if self.linear_beyond >= self.bound:
-            raise ValueError(f"linear_beyond {self.linear_beyond} must be below bound {self.bound}")
-        return self
 
 
 @dataclass(frozen=True)

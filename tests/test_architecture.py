@@ -43,6 +43,19 @@ def test_light_imports_load_nothing_heavy(module: str) -> None:
     assert not loaded & set(HEAVY)
 
 
+def test_the_command_line_answers_at_once() -> None:
+    """Each of these takes seconds to load, also for `--help` and for a typing mistake."""
+    done = run_python(
+        "import sys\n"
+        "sys.argv = ['cool-rlhf', 'online', '--help']\n"
+        "from cool_rlhf.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    print(*sys.modules, file=sys.stderr)"
+    )
+    loaded = set(done.stderr.split())
+    assert "cool_rlhf.cli" in loaded
+    assert not loaded & {"torch", "transformers", *HEAVY}
+
+
 def test_every_shipped_settings_file_is_valid() -> None:
     from cool_rlhf.demo.settings import DemoSettings
     from cool_rlhf.online.settings import OnlineSettings

@@ -6,13 +6,10 @@ from collections.abc import Iterator, Mapping
 from cool_rlhf.annotation.programmatic import Annotator
 from cool_rlhf.online.context import Context
 from cool_rlhf.online.sampling import pairs_file
+from cool_rlhf.online.state import WaitingForLabels
 from pretrain_core.chat import Message, as_messages
 from pretrain_core.runs import StopSignal
 from reward.data import Preference, read_preferences, write_preferences
-
-
-class WaitingForLabels(Exception):
-    """People have to label first; the message says which file is awaited."""
 
 
 def label_pairs(context: Context, number: int, stop: StopSignal) -> None:

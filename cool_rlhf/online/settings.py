@@ -10,7 +10,7 @@ from pretrain_core.cache import InputPath
 from pretrain_core.runs import RunSettings
 from pretrain_core.settings import Settings
 from reward.registry import ModelPath
-from reward.trainer import RewardTrainSettings
+from reward.settings import RewardTrainSettings
 
 
 class SampleSettings(Settings):

@@ -1,12 +1,19 @@
-"""Which stages of which round are done: the only thing a resumed run needs to trust."""
+"""Where a run of rounds stands: which stages are done, which file it waits for."""
 
 from pathlib import Path
 
 from pretrain_core.runs import read_json, write_json
 
 
+class WaitingForLabels(Exception):
+    """People have to label first; the message says which file is awaited."""
+
+
 class RoundState:
-    """`state.json` of an online run, rewritten atomically after each stage."""
+    """`state.json` of an online run, rewritten atomically after each stage.
+
+    The only thing that a resumed run needs to trust.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "state.json"

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from reward.losses import (
-    LossSettings,
     bradley_terry_loss,
     clamped_barrier_penalty,
     focal_ranking_loss,
     log_barrier_penalty,
     reward_loss,
 )
+from reward.settings import LossSettings
 
 # facts F3: chosen, rejected, P, factor, ranking, penalty(chosen), penalty(rejected), loss
 VECTORS = [
