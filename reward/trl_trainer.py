@@ -206,7 +206,8 @@ class Watch(TrainerCallback):
             if self.run is not None and state.is_world_process_zero:
                 self.run.truncate_metrics(state.global_step)
         if state.is_world_process_zero:
-            self.progress = Progress(state.max_steps, "reward model")
+            limit = self.trainer.settings.max_seconds
+            self.progress = Progress(state.max_steps, "reward model", max_seconds=limit)
 
     def on_pre_optimizer_step(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ class Progress:
     """Counts steps `first … total - 1`; on a terminal one line is rewritten, elsewhere appended.
 
     Appended lines come at most every `interval` seconds, and always for the first and last step.
+    The work ends after `max_seconds` from now, if given, whatever is left of it.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class Progress:
         title: str,
         first: int = 0,
         *,
+        max_seconds: float | None = None,
         stream: TextIO | None = None,
         interval: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
@@ -37,6 +40,7 @@ class Progress:
         self.total = total
         self.title = title
         self.first = first
+        self._max_seconds = math.inf if max_seconds is None else max_seconds
         self._stream = stream if stream is not None else sys.stderr
         self._interval = interval
         self._clock = clock
@@ -81,7 +85,9 @@ class Progress:
         full = int(share * _BAR)
         here = done - self.first
         spent = now - self._start
-        left = duration(spent / here * max(0, self.total - done)) if here > 0 else "?"
+        pace = spent / here if here > 0 else math.nan
+        seconds = min(pace * max(0, self.total - done), self._max_seconds - spent)
+        left = "?" if math.isnan(seconds) else duration(seconds)
         parts = [
             f"{self.title} {done}/{self.total}",
             "━" * full + "─" * (_BAR - full),

@@ -24,7 +24,9 @@ def fit(job: Job, run: Run | None, world: World, stop: StopSignal | None = None)
     trainer = Trainer(job, world.shared_path(run.checkpoints if run else None), world)
     counters = trainer.counters
     meter = Meter(job.config, _peak(job, world))
-    line = Progress(job.steps, job.kind, first=counters.step)
+    seconds = settings.max_seconds
+    seconds_left = None if seconds is None else seconds - counters.seconds
+    line = Progress(job.steps, job.kind, first=counters.step, max_seconds=seconds_left)
     if run:
         run.truncate_metrics(counters.step - 1)
     while counters.step < job.steps:

@@ -84,6 +84,15 @@ def test_the_time_left_counts_only_this_process() -> None:
     assert line.rstrip().endswith("objective/kl 0.01235  engine vllm")
 
 
+def test_the_time_left_is_never_more_than_the_work_may_take() -> None:
+    stream, clock = io.StringIO(), Clock()
+    progress = Progress(1000, "pretrain", stream=stream, clock=clock, max_seconds=60, interval=0)
+    for step, now in enumerate((10.0, 20.0)):
+        clock.now = now
+        progress.update(step)
+    assert "0:20 spent, 0:40 left" in stream.getvalue()
+
+
 def test_lines_are_rate_limited_but_first_and_last_are_shown() -> None:
     stream, clock = io.StringIO(), Clock()
     progress = Progress(100, "ppo", stream=stream, clock=clock, interval=10)
