@@ -101,7 +101,7 @@ def test_four_ways_one_input(
     seen.clear()
     worker = ScorerWorker.__new__(ScorerWorker)
     worker.model = model
-    worker.score([(row, talk, condition) for row, talk in enumerate(talks)])
+    worker.score([(talk, condition) for talk in talks])
     assert seen == expected
     assert digest(expected[0]) == GOLDEN_HASHES[condition]
 
