@@ -17,20 +17,21 @@ class ReplyError(InputError):
 
 @dataclass(frozen=True)
 class Reply:
-    """One reply: 1-based line, the prompt before it, its text, what it should be."""
+    """One reply: 1-based line, the prompt before it, its text, what it should be, and for whom."""
 
     line: int
     prompt: tuple[Message, ...]
     text: str
     reference: str | None = None
     id: str | None = None
+    condition: str | None = None
 
 
 def read_replies(path: Path) -> tuple[list[Reply], dict[int, str]]:
     """Replies of a JSONL file, and line → reason of every record set aside.
 
-    A record is {"messages"} ending with a reply, or {"prompt", "reply"}; "reference" and "id" are
-    optional.
+    A record is {"messages"} ending with a reply, or {"prompt", "reply"}; "reference", "id" and
+    "condition" are optional.
     """
     replies: list[Reply] = []
     quarantined: dict[int, str] = {}
@@ -60,13 +61,16 @@ def _reply(number: int, raw: object) -> Reply:
         # Tests and task entries are JSON inside the file, text for the verifiers.
         reference = json.dumps(reference, ensure_ascii=False)
     name = None if name is None else str(name)
+    condition = raw.get("condition")
+    if condition is not None and not isinstance(condition, str):
+        raise ReplyError(f"'condition' is {type(condition).__name__}; expected a name")
     if "messages" in raw:
         prompt, turns = split_reply(_messages(raw, "messages"))
-        return Reply(number, tuple(prompt), reply_text(turns), reference, name)
+        return Reply(number, tuple(prompt), reply_text(turns), reference, name, condition)
     if not isinstance(raw.get("reply"), str):
         raise ReplyError('expected {"messages": […]}, or {"prompt": […], "reply": text}')
     prompt_messages = _messages(raw, "prompt") if raw.get("prompt") is not None else ()
-    return Reply(number, prompt_messages, raw["reply"], reference, name)
+    return Reply(number, prompt_messages, raw["reply"], reference, name, condition)
 
 
 def _messages(raw: Mapping[str, Any], name: str) -> tuple[Message, ...]:

@@ -1,0 +1,1 @@
+"""Reward hacks: found in the samples of two policies, told from improvements, patched."""
