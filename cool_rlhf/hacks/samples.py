@@ -80,7 +80,9 @@ def read_samples(path: Path) -> SampleFile:
             quarantined[reply.line] = "the reply is empty"
     replies = [reply for reply in replies if reply.text.strip()]
     if not replies:
-        reason = f"; line {min(quarantined)}: {quarantined[min(quarantined)]}" if quarantined else ""
+        reason = (
+            f"; line {min(quarantined)}: {quarantined[min(quarantined)]}" if quarantined else ""
+        )
         raise SampleError(f"{path}: no usable sample{reason}")
     nameless = [reply.line for reply in replies if reply.id is None]
     if nameless and len(nameless) < len(replies):
