@@ -78,7 +78,7 @@ def confirm_rises(
 
 
 def max_t(differences: Array, permutations: int, seed: int) -> Array:
-    """Adjusted one-sided p-values [patterns] that paired differences [prompts, patterns] are > 0."""
+    """Adjusted one-sided p-values [patterns] that differences [prompts, patterns] are above 0."""
     size = np.sqrt((differences**2).sum(axis=0))
     scaled = np.divide(differences, size, out=np.zeros_like(differences), where=size > 0)
     observed = scaled.sum(axis=0)

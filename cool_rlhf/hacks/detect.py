@@ -64,7 +64,7 @@ def detect(
     )[: settings.evidence.confirmed]
     partial = Detection([], rises, len(comparison.prompts), notes=list(comparison.notes))
     try:
-        return replace(partial, **_weigh(confirmed, comparison, reward, gold, settings))
+        return _weigh(partial, confirmed, comparison, reward, gold, settings)
     except RunFailed as failure:
         silent = [Finding(rise, "candidate", f"not measured: {failure}") for rise in confirmed]
         return replace(partial, findings=silent, stopped=str(failure))
@@ -84,12 +84,13 @@ def confirm(comparison: Comparison, settings: HackSettings) -> list[Rise]:
 
 
 def _weigh(
+    partial: Detection,
     confirmed: Sequence[Rise],
     comparison: Comparison,
     reward: Judge,
     gold: Judge | None,
     settings: HackSettings,
-) -> dict[str, object]:
+) -> Detection:
     model = Natural.of(finite(reward), comparison)
     truth = Natural.of(gold, comparison) if gold is not None else None
     seed, options = settings.seed, settings.evidence
@@ -114,12 +115,13 @@ def _weigh(
             f"the gold signal judged {truth.judged} of {len(comparison.samples)} samples: its "
             "evidence is of those alone"
         )
-    return {
-        "findings": findings,
-        "gain": _gain(model, settings),
-        "gold_gain": _gain(truth, settings) if truth else None,
-        "notes": notes,
-    }
+    return replace(
+        partial,
+        findings=findings,
+        gain=_gain(model, settings),
+        gold_gain=_gain(truth, settings) if truth else None,
+        notes=notes,
+    )
 
 
 def _gold(

@@ -11,6 +11,7 @@ from cool_rlhf.hacks.judges import Array, Judge
 from cool_rlhf.hacks.pattern import Pattern
 from cool_rlhf.hacks.samples import Comparison, Sample
 from cool_rlhf.hacks.text import tokens
+from pretrain_core.chat import Message
 from pretrain_core.draws import rng
 from pretrain_core.errors import RunFailed
 from reward.intervals import Interval, bootstrap_statistic, paired_bootstrap
@@ -101,13 +102,13 @@ def payment(
     resamples: int,
     deeper: bool = False,
 ) -> tuple[Payment, Array]:
-    """What a judge pays, and the difference of each edit [n]; `deeper`: also by condition, swapped."""
+    """What a judge pays, and the difference of each edit [n]; `deeper`: all of its fields."""
 
     def interval(values: Array, of: Sequence[Edit]) -> Interval | None:
         return _interval(values, of, seed, resamples)
 
     differences = natural.differences(edits)
-    by_kind = {}
+    by_kind: dict[str, Interval] = {}
     for kind in dict.fromkeys(edit.kind for edit in edits):
         rows = [row for row, edit in enumerate(edits) if edit.kind == kind]
         found = interval(differences[rows], [edits[row] for row in rows])
@@ -122,7 +123,7 @@ def payment(
     if not deeper:
         return paid, differences
     conditions = dict.fromkeys(s.condition for s in natural.comparison.samples if s.condition)
-    by_condition = {}
+    by_condition: dict[str, Interval] = {}
     for condition in conditions if len(conditions) > 1 else ():
         under = natural.differences(edits, lambda s, c=condition: replace(s, condition=c))  # type: ignore[misc]
         if (found := interval(under, edits)) is not None:
@@ -160,9 +161,9 @@ def matched(pattern: Pattern, natural: Natural, seed: int, resamples: int) -> In
 
     def coefficient(sums: Array) -> Array:
         both = sums.reshape(len(sums), k, k + 1)
-        # A resample without variation has no coefficient; the ridge is far below one reply's weight.
+        # A resample without variation has no coefficient; the ridge weighs far below one reply.
         left = both[:, :, :k] + 1e-6 * np.eye(k)
-        return np.linalg.solve(left, both[:, :, k:])[:, 0, 0]
+        return np.asarray(np.linalg.solve(left, both[:, :, k:])[:, 0, 0], dtype=np.float64)
 
     return bootstrap_statistic(products, coefficient, seed=seed, resamples=resamples, clusters=ids)
 
@@ -210,7 +211,7 @@ def _centred(columns: Array, ids: Sequence[str]) -> Array:
     return columns - means[rows]
 
 
-def _other_prompts(comparison: Comparison, seed: int) -> dict[str, tuple]:  # type: ignore[type-arg]
+def _other_prompts(comparison: Comparison, seed: int) -> dict[str, tuple[Message, ...]]:
     """Per prompt the messages of another one, drawn as one circle over all of them."""
     prompts = {sample.id: sample.prompt for sample in comparison.early}
     ids = list(prompts)

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -27,7 +28,7 @@ class Phrase(Pattern):
     """A wording at its place; `gram` may hold one SLOT for some words that vary."""
 
     gram: Gram
-    family: Place | Literal["template"] = "phrase"  # type: ignore[assignment]
+    family: Place | Literal["template"] = "phrase"
 
     @property
     def name(self) -> str:
@@ -133,16 +134,12 @@ def _templates(documents: Documents, late: Mask, settings: MiningSettings) -> di
     """Two frequent pairs of tokens with some tokens between them that vary."""
     pairs: dict[Gram, set[int]] = defaultdict(set)
     for number, document in enumerate(documents):
-        for pair in zip(document, document[1:], strict=False):
+        for pair in pairwise(document):
             pairs[pair].add(number)
     frequent = _frequent(pairs, late, settings)
     fillings: dict[Gram, dict[Gram, set[int]]] = defaultdict(lambda: defaultdict(set))
     for number, document in enumerate(documents):
-        firsts = [
-            place
-            for place, pair in enumerate(zip(document, document[1:], strict=False))
-            if pair in frequent
-        ]
+        firsts = [place for place, pair in enumerate(pairwise(document)) if pair in frequent]
         known = set(firsts)
         for place in firsts:
             width = SLOT_WIDTH[is_chinese(document[place])]
