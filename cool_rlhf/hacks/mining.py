@@ -74,13 +74,22 @@ def _distinct(
 ) -> list[Pattern]:
     """Strongest first; what mostly stands in the same late replies is one idea.
 
-    An idea is shown by its longest wording that has nearly all of its replies.
+    An idea is shown by a wording rather than by likeness, and by the longest wording that has
+    nearly all of its replies.
     """
-    ordered = sorted(scored, key=lambda entry: (-entry[0], -_size(entry[1]), entry[1].name))
-    kept: list[tuple[Pattern, Mask]] = []
-    for _, pattern, rows in ordered:
+    ordered = sorted(
+        scored,
+        key=lambda entry: (
+            not isinstance(entry[1], Phrase),
+            -entry[0],
+            -_size(entry[1]),
+            entry[1].name,
+        ),
+    )
+    kept: list[tuple[float, Pattern, Mask]] = []
+    for z, pattern, rows in ordered:
         mine = rows & late
-        if any(_jaccard(mine, other) >= overlap for _, other in kept):
+        if any(_jaccard(mine, other) >= overlap for _, _, other in kept):
             continue
         longest = max(
             (
@@ -94,8 +103,8 @@ def _distinct(
             default=(0, "", pattern, mine),
             key=lambda entry: entry[:2],
         )
-        kept.append((longest[2], longest[3]))
-    return [pattern for pattern, _ in kept]
+        kept.append((z, longest[2], longest[3]))
+    return [pattern for _, pattern, _ in sorted(kept, key=lambda entry: -entry[0])]
 
 
 def _size(pattern: Pattern) -> int:
