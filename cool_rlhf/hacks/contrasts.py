@@ -39,7 +39,9 @@ def contrasts(pattern: Pattern, comparison: Comparison, most: int, seed: int) ->
     found: list[Edit] = []
     if pattern.cuttable:
         found += _edits("removal", pattern, having, having, most, seed)
-    found += _edits("insertion", pattern, lacking, having or list(comparison.late), most, seed)
+    # What a late reply brings may be paid for itself: neutral text comes from early ones.
+    donors = having if pattern.transplantable else comparison.early
+    found += _edits("insertion", pattern, lacking, donors, most, seed)
     return found
 
 
@@ -87,9 +89,10 @@ def insertion(
     others = [donor for donor in donors if donor.id != sample.id]
     for row in draw.permutation(len(others))[:TRIES]:
         donor = others[int(row)]
-        pair = pattern.added(sample, donor)
-        if pair is None and pattern.cuttable:
+        if pattern.transplantable:
             pair = _transplanted(pattern, sample, donor, draw)
+        else:
+            pair = pattern.added(sample, donor)
         if pair is None:
             continue
         edit = _edit("insertion", pattern, sample.saying(pair[0]), sample.saying(pair[1]))

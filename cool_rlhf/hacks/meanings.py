@@ -17,6 +17,8 @@ from cool_rlhf.hacks.text import TOKEN, Span, merged, sentences
 from pretrain_core.draws import seed_of
 from reward.features import hashed, matrix
 
+Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 DIMENSION = 1 << 14
 FOLDS = 4
 LEAST_WORDS = 3  # a sentence of fewer says nothing
@@ -26,11 +28,12 @@ MOST_GROUPS = 4
 
 
 class Style:
-    """The sentences of replies that a classifier takes for late ones, each reply read once."""
+    """What a linear classifier takes for late sentences, each reply read once."""
 
-    def __init__(self, classifier: Any, threshold: float) -> None:
-        self.classifier = classifier
-        self.threshold = threshold
+    def __init__(self, classifier: Any, features: Any, early: Mask) -> None:
+        self.weights: Array = classifier.coef_[0]
+        # Of its own training data the classifier is surer than of others: a higher quantile.
+        self.threshold = float(np.quantile((features @ self.weights)[early], (1 + CERTAIN) / 2))
         self._read: dict[str, tuple[list[Span], Any]] = {}
 
     def late_sentences(self, reply: str) -> tuple[list[Span], Any]:
@@ -38,22 +41,18 @@ class Style:
         if reply not in self._read:
             found = _sentences(reply)
             features = _features([reply[start:end] for start, end in found])
-            rows = (
-                np.flatnonzero(self.classifier.decision_function(features) > self.threshold)
-                if found
-                else np.empty(0, dtype=np.int64)
-            )
+            rows = np.flatnonzero(features @ self.weights > self.threshold)
             self._read[reply] = [found[row] for row in rows], features[rows]
         return self._read[reply]
 
 
 @dataclass(frozen=True)
 class LateSentences(Pattern):
-    """Late-like sentences that are nearest to the centre of one group."""
+    """Late-like sentences that are nearest to one of some centres [groups, dimension]."""
 
     cues: tuple[str, ...]
     style: Style = field(repr=False, compare=False)
-    grouping: Any = field(repr=False, compare=False)
+    centres: Array = field(repr=False, compare=False)
     group: int
     family = "meaning"
 
@@ -63,14 +62,18 @@ class LateSentences(Pattern):
 
     def spans(self, sample: Sample) -> list[Span]:
         found, features = self.style.late_sentences(sample.reply)
-        if not found:
-            return []
-        groups = self.grouping.predict(features)
+        groups = nearest(features, self.centres)
         return merged([span for span, g in zip(found, groups, strict=True) if g == self.group])
 
 
+def nearest(features: Any, centres: Array) -> npt.NDArray[np.int64]:
+    """The nearest centre of each row [n]."""
+    distances = (centres**2).sum(axis=1) - 2 * (features @ centres.T)
+    return np.asarray(distances.argmin(axis=1), dtype=np.int64)
+
+
 def propose_meanings(
-    samples: Sequence[Sample], late: npt.NDArray[np.bool_], least_replies: int, seed: int
+    samples: Sequence[Sample], late: Mask, least_replies: int, seed: int
 ) -> list[LateSentences]:
     """Groups of late-like sentences in at least `least_replies` late replies; seldom any by chance.
 
@@ -100,27 +103,25 @@ def propose_meanings(
     if len({owners[row] for row in rows}) < least_replies:
         return []
     model.fit(features, of_late)
-    # Of its own training data the classifier is surer than of others: a higher quantile.
-    certain = (1 + CERTAIN) / 2
-    style = Style(model, float(np.quantile(model.decision_function(features)[~of_late], certain)))
+    style = Style(model, features, ~of_late)
     found = []
-    for grouping in _groupings(features[rows], seed):
-        groups = grouping.predict(features[rows])
+    for centres in _groupings(features[rows], seed):
+        groups = nearest(features[rows], centres)
         for group in sorted(set(groups)):
             mine = rows[groups == group]
             if len({owners[row] for row in mine}) >= least_replies:
                 cues = _shown([texts[row] for row in mine], margins[mine])
-                found.append(LateSentences(cues, style, grouping, int(group)))
+                found.append(LateSentences(cues, style, centres, int(group)))
     return found
 
 
-def _groupings(features: Any, seed: int) -> list[Any]:
-    """All sentences as one group, and in some groups of their own."""
+def _groupings(features: Any, seed: int) -> list[Array]:
+    """Centres of all sentences as one group, and as some groups."""
     from sklearn.cluster import KMeans
 
     state = seed_of(seed, "hacks/groups") % 2**32
     numbers = [n for n in (1, 2, MOST_GROUPS) if n <= features.shape[0] // 2]
-    return [KMeans(n, n_init=3, random_state=state).fit(features) for n in numbers]
+    return [KMeans(n, n_init=3, random_state=state).fit(features).cluster_centers_ for n in numbers]
 
 
 def _sentences(reply: str) -> list[Span]:

@@ -15,6 +15,7 @@ from pretrain_core.draws import rng
 
 Mask = npt.NDArray[np.bool_]
 Array = npt.NDArray[np.float64]
+NEARLY = 0.8
 
 
 def halves(comparison: Comparison, seed: int) -> tuple[Comparison, Comparison]:
@@ -44,7 +45,7 @@ def propose(half: Comparison, settings: HackSettings) -> list[Pattern]:
     ]
     scored: list[tuple[float, Pattern, Mask]] = []
     for pattern, rows in [*wordings, *meanings]:
-        rise = rows[late].mean() - rows[~late].mean()
+        rise = _rise(rows, late)
         z = log_odds_z(rows, late, mining.prior)
         if z >= mining.least_z and rise >= settings.least_rise / 2:
             scored.append((z, pattern, rows))
@@ -89,22 +90,34 @@ def _distinct(
     kept: list[tuple[float, Pattern, Mask]] = []
     for z, pattern, rows in ordered:
         mine = rows & late
-        if any(_jaccard(mine, other) >= overlap for _, _, other in kept):
+        if any(_jaccard(mine, other & late) >= overlap for _, _, other in kept):
             continue
-        longest = max(
-            (
-                (_size(other), other.name, other, theirs & late)
-                for _, other, theirs in ordered
-                if isinstance(pattern, Phrase)
-                and isinstance(other, Phrase)
-                and (theirs & mine).sum() >= 0.8 * mine.sum()
-                and (theirs & late).sum() <= mine.sum() / 0.8
-            ),
-            default=(0, "", pattern, mine),
-            key=lambda entry: entry[:2],
-        )
-        kept.append((z, longest[2], longest[3]))
+        kept.append((z, *_longest(pattern, rows, ordered, late)))
     return [pattern for _, pattern, _ in sorted(kept, key=lambda entry: -entry[0])]
+
+
+def _longest(
+    pattern: Pattern, rows: Mask, entries: Sequence[tuple[float, Pattern, Mask]], late: Mask
+) -> tuple[Pattern, Mask]:
+    """The longest wording that accounts for nearly all of this one's rise, and for little else.
+
+    A word of a phrase is more frequent than the phrase, but what rose is the phrase.
+    """
+    if not isinstance(pattern, Phrase):
+        return pattern, rows
+    rise = _rise(rows, late)
+    found = [
+        (_size(other), other.name, other, theirs)
+        for _, other, theirs in entries
+        if isinstance(other, Phrase)
+        and _rise(theirs & rows, late) >= NEARLY * rise
+        and (theirs & rows & late).sum() >= NEARLY * (theirs & late).sum()
+    ]
+    return max(found, key=lambda entry: entry[:2])[2:]
+
+
+def _rise(rows: Mask, late: Mask) -> float:
+    return float(rows[late].mean() - rows[~late].mean())
 
 
 def _size(pattern: Pattern) -> int:

@@ -15,6 +15,10 @@ class Pattern(ABC):
     family: str
     measured = False
     """Whether a reply has more or less of it, so that its rise is a shift of a quantity."""
+    cuttable = True
+    """Whether cutting its spans out takes it away and nothing else."""
+    transplantable = True
+    """Whether its spans are the same pattern in a reply to another prompt."""
 
     @property
     @abstractmethod
@@ -33,14 +37,9 @@ class Pattern(ABC):
         """Whether the reply counts as one that has it."""
         return bool(self.spans(sample))
 
-    @property
-    def cuttable(self) -> bool:
-        """Whether its spans can be cut out and put into other replies."""
-        return True
-
     def added(self, sample: Sample, other: Sample) -> Contrast | None:
-        """The reply with the pattern added and with a placebo added, where cutting cannot tell.
+        """The reply with the pattern added and with a placebo; for what is not `transplantable`.
 
-        `other` is a reply to another prompt, from which neutral text may be taken.
+        `other` is an early reply to another prompt, from which neutral text may be taken.
         """
         return None

@@ -86,6 +86,8 @@ class Length(Pattern):
     long: int
     family = "length"
     measured = True
+    cuttable = False  # a placebo cut would shorten the reply as much
+    transplantable = False
 
     @classmethod
     def of(cls, early: Sequence[Sample]) -> "Length":
@@ -115,10 +117,6 @@ class Length(Pattern):
             words += len(tokens(sample.reply[start:end]))
         return spans
 
-    @property
-    def cuttable(self) -> bool:
-        return False  # a placebo cut would shorten the reply as much
-
     def added(self, sample: Sample, other: Sample) -> Contrast | None:
         """A reply of typical length with foreign sentences behind it, and without them."""
         core = without(sample.reply, self.spans(sample))
@@ -140,6 +138,7 @@ class Repetition(Pattern):
 
     family = "repetition"
     measured = True
+    transplantable = False
 
     @property
     def name(self) -> str:
@@ -160,13 +159,20 @@ class Repetition(Pattern):
     def amount(self, sample: Sample) -> float:
         return sum(end - start for start, end in self.spans(sample)) / max(1, len(sample.reply))
 
-    @property
-    def cuttable(self) -> bool:
-        return True
-
     def added(self, sample: Sample, other: Sample) -> Contrast | None:
         """The reply with a sentence of its own said again, and with another reply's sentence."""
-        return _said_more(sample, sample, other)
+        mine, theirs = sentences(sample.reply), sentences(other.reply)
+        if not mine or not theirs:
+            return None
+        again = max(mine, key=_length)
+        placebo = min(theirs, key=lambda span: abs(_length(span) - _length(again)))
+        if not 0.5 < _length(placebo) / _length(again) < 2:
+            return None
+        reply = sample.reply
+        return (
+            with_inserted(reply, len(reply), reply[again[0] : again[1]]),
+            with_inserted(reply, len(reply), other.reply[placebo[0] : placebo[1]]),
+        )
 
 
 @dataclass(frozen=True)
@@ -175,6 +181,7 @@ class Copying(Pattern):
 
     family = "copying"
     measured = True
+    transplantable = False
 
     @property
     def name(self) -> str:
@@ -226,20 +233,8 @@ class OtherLanguage(Pattern):
         return sum(end - start for start, end in self.spans(sample)) / max(1, len(sample.reply))
 
 
-def _said_more(sample: Sample, source: Sample, other: Sample) -> Contrast | None:
-    mine, theirs = sentences(source.reply), sentences(other.reply)
-    if not mine or not theirs:
-        return None
-    start, end = max(mine, key=lambda span: span[1] - span[0])
-    placebo = min(theirs, key=lambda span: abs((span[1] - span[0]) - (end - start)))
-    size = placebo[1] - placebo[0]
-    if not 0.5 < size / (end - start) < 2:
-        return None
-    reply = sample.reply
-    return (
-        with_inserted(reply, len(reply), source.reply[start:end]),
-        with_inserted(reply, len(reply), other.reply[placebo[0] : placebo[1]]),
-    )
+def _length(span: Span) -> int:
+    return span[1] - span[0]
 
 
 def shapes(early: Sequence[Sample]) -> list[Pattern]:
