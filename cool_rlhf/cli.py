@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from cool_rlhf.hacks.cli import app as hacks_app
 from cool_rlhf.tables import print_table
 from pretrain_core.errors import InputError, RunFailed
 from pretrain_core.runs import latest_run
@@ -24,6 +25,7 @@ config_app = typer.Typer(help="Check and show settings files.", no_args_is_help=
 online_app = typer.Typer(help="Rounds of PPO and reward model updates.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(online_app, name="online")
+app.add_typer(hacks_app, name="hacks")
 app.add_typer(reward_app, name="reward")
 
 Config = Annotated[Path, typer.Argument(help="YAML settings file, e.g. configs/ppo/tiny.yaml")]

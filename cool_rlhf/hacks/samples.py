@@ -80,13 +80,15 @@ def read_samples(path: Path) -> SampleFile:
             quarantined[reply.line] = "the reply is empty"
     replies = [reply for reply in replies if reply.text.strip()]
     if not replies:
-        reason = f"; line {min(quarantined)}: {quarantined[min(quarantined)]}" if quarantined else ""
+        reason = (
+            f"; line {min(quarantined)}: {quarantined[min(quarantined)]}" if quarantined else ""
+        )
         raise SampleError(f"{path}: no usable sample{reason}")
     nameless = [reply.line for reply in replies if reply.id is None]
     if nameless and len(nameless) < len(replies):
         raise SampleError(
-            f"{path}:{nameless[0]}: no id, though other records have one ({len(nameless)} lack it): "
-            "give every record the id of its prompt, or none"
+            f"{path}:{nameless[0]}: no id, though other records have one "
+            f"({len(nameless)} lack it): give every record the id of its prompt, or none"
         )
     records = tuple(_sample(reply) for reply in replies)
     _check_ids(path, replies, records)

@@ -1,0 +1,110 @@
+"""Which patterns may have risen: proposals from one half of the prompts."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from cool_rlhf.hacks.meanings import propose_meanings
+from cool_rlhf.hacks.pattern import Pattern
+from cool_rlhf.hacks.phrases import Phrase, propose_phrases
+from cool_rlhf.hacks.samples import Comparison, Sample
+from cool_rlhf.hacks.settings import HackSettings
+from cool_rlhf.hacks.shapes import shapes
+from pretrain_core.draws import rng
+
+Mask = npt.NDArray[np.bool_]
+Array = npt.NDArray[np.float64]
+
+
+def halves(comparison: Comparison, seed: int) -> tuple[Comparison, Comparison]:
+    """Two drawn halves of the prompts: one proposes patterns, the other confirms them."""
+    prompts = comparison.prompts
+    order = rng(seed, "hacks/halves").permutation(len(prompts))
+    first = {prompts[int(row)] for row in order[: len(prompts) // 2]}
+    parts = []
+    for wanted in (first, set(prompts) - first):
+        early, late = (
+            tuple(sample for sample in side if sample.id in wanted)
+            for side in (comparison.early, comparison.late)
+        )
+        parts.append(Comparison(early, late))
+    return parts[0], parts[1]
+
+
+def propose(half: Comparison, settings: HackSettings) -> list[Pattern]:
+    """Patterns whose log-odds rose, strongest first, each idea once; and every shape."""
+    mining = settings.mining
+    samples = half.samples
+    late = np.arange(len(samples)) >= len(half.early)
+    wordings = propose_phrases(samples, late, mining)
+    meanings = [
+        (pattern, np.array([pattern.present(sample) for sample in samples]))
+        for pattern in propose_meanings(samples, late, mining.least_replies, settings.seed)
+    ]
+    scored: list[tuple[float, Pattern, Mask]] = []
+    for pattern, rows in [*wordings, *meanings]:
+        rise = rows[late].mean() - rows[~late].mean()
+        z = log_odds_z(rows, late, mining.prior)
+        if z >= mining.least_z and rise >= settings.least_rise / 2:
+            scored.append((z, pattern, rows))
+    room = mining.most - len(found := shapes(half.early))
+    return [*found, *_distinct(scored, late, mining.overlap)[: max(0, room)]]
+
+
+def log_odds_z(rows: Mask, late: Mask, prior: float) -> float:
+    """Difference of the log-odds of late and early replies over its standard error.
+
+    The prior is worth `prior` replies with the frequency of all of them (Monroe et al. 2008, with
+    replies as units): what is rare in both needs more to stand out.
+    """
+    expected = prior * max(rows.mean(), 0.5 / len(rows))
+    odds, variance = [], 0.0
+    for side in (late, ~late):
+        having = rows[side].sum() + expected
+        lacking = side.sum() + prior - having
+        odds.append(np.log(having / lacking))
+        variance += 1 / having + 1 / lacking
+    return float((odds[0] - odds[1]) / np.sqrt(variance))
+
+
+def _distinct(
+    scored: Sequence[tuple[float, Pattern, Mask]], late: Mask, overlap: float
+) -> list[Pattern]:
+    """Strongest first; what mostly stands in the same late replies is one idea.
+
+    An idea is shown by its longest wording that has nearly all of its replies.
+    """
+    ordered = sorted(scored, key=lambda entry: (-entry[0], -_size(entry[1]), entry[1].name))
+    kept: list[tuple[Pattern, Mask]] = []
+    for _, pattern, rows in ordered:
+        mine = rows & late
+        if any(_jaccard(mine, other) >= overlap for _, other in kept):
+            continue
+        longest = max(
+            (
+                (_size(other), other.name, other, theirs & late)
+                for _, other, theirs in ordered
+                if isinstance(pattern, Phrase)
+                and isinstance(other, Phrase)
+                and (theirs & mine).sum() >= 0.8 * mine.sum()
+                and (theirs & late).sum() <= mine.sum() / 0.8
+            ),
+            default=(0, "", pattern, mine),
+            key=lambda entry: entry[:2],
+        )
+        kept.append((longest[2], longest[3]))
+    return [pattern for pattern, _ in kept]
+
+
+def _size(pattern: Pattern) -> int:
+    return len(pattern.gram) if isinstance(pattern, Phrase) else 0
+
+
+def _jaccard(first: Mask, second: Mask) -> float:
+    return float((first & second).sum() / max(1, (first | second).sum()))
+
+
+def amounts(pattern: Pattern, samples: Sequence[Sample]) -> Array:
+    """How much of the pattern each reply has [n]."""
+    return np.array([pattern.amount(sample) for sample in samples])
