@@ -61,14 +61,14 @@ class ScriptedJudge:
 
     def __call__(self, samples: Sequence[Sample]) -> Array:
         """Scores of samples [n], NaN where it is blind."""
-        return np.array([self._score(sample.id, sample.reply) for sample in samples])
+        return np.array([self._score(sample.asked, sample.reply) for sample in samples])
 
-    def _score(self, id: str, text: str) -> float:
-        key = (id, text)
+    def _score(self, asked: str, text: str) -> float:
+        key = (asked, text)
         if key not in self.scores:
             case = self.quality.case
-            blind = rng(case, f"hack blind {self.name}", sample=id).random() < self.blind
-            noise = rng(case, f"hack noise {self.name}", sample=f"{id}\n{text}").normal()
+            blind = rng(case, f"hack blind {self.name}", sample=asked).random() < self.blind
+            noise = rng(case, f"hack noise {self.name}", sample=f"{asked}\n{text}").normal()
             pay = sum(size * pattern.strength(text) for pattern, size in self.paid)
             score = self.quality(text) + self.noise * float(noise) + pay
             self.scores[key] = float("nan") if blind else score
