@@ -25,15 +25,36 @@ CUES = 3
 MOST_GROUPS = 4
 
 
+class Style:
+    """The sentences of replies that a classifier takes for late ones, each reply read once."""
+
+    def __init__(self, classifier: Any, threshold: float) -> None:
+        self.classifier = classifier
+        self.threshold = threshold
+        self._read: dict[str, tuple[list[Span], Any]] = {}
+
+    def late_sentences(self, reply: str) -> tuple[list[Span], Any]:
+        """Their places [n] and features [n, dimension]."""
+        if reply not in self._read:
+            found = _sentences(reply)
+            features = _features([reply[start:end] for start, end in found])
+            rows = (
+                np.flatnonzero(self.classifier.decision_function(features) > self.threshold)
+                if found
+                else np.empty(0, dtype=np.int64)
+            )
+            self._read[reply] = [found[row] for row in rows], features[rows]
+        return self._read[reply]
+
+
 @dataclass(frozen=True)
 class LateSentences(Pattern):
-    """Sentences that a classifier takes for late ones, nearest to the centre of one group."""
+    """Late-like sentences that are nearest to the centre of one group."""
 
     cues: tuple[str, ...]
-    classifier: Any = field(repr=False, compare=False)
+    style: Style = field(repr=False, compare=False)
     grouping: Any = field(repr=False, compare=False)
     group: int
-    threshold: float
     family = "meaning"
 
     @property
@@ -41,15 +62,11 @@ class LateSentences(Pattern):
         return "sentences such as " + ", ".join(f"“{cue}”" for cue in self.cues)
 
     def spans(self, sample: Sample) -> list[Span]:
-        found = _sentences(sample.reply)
+        found, features = self.style.late_sentences(sample.reply)
         if not found:
             return []
-        features = _features([sample.reply[start:end] for start, end in found])
-        rows = np.flatnonzero(self.classifier.decision_function(features) > self.threshold)
-        if len(rows) == 0:
-            return []
-        groups = self.grouping.predict(features[rows])
-        return merged([found[r] for r, g in zip(rows, groups, strict=True) if g == self.group])
+        groups = self.grouping.predict(features)
+        return merged([span for span, g in zip(found, groups, strict=True) if g == self.group])
 
 
 def propose_meanings(
@@ -83,8 +100,9 @@ def propose_meanings(
     if len({owners[row] for row in rows}) < least_replies:
         return []
     model.fit(features, of_late)
-    # In its own training data the classifier is surer of itself: the cut is the same quantile.
-    threshold = float(np.quantile(model.decision_function(features)[~of_late], CERTAIN + 0.05))
+    # Of its own training data the classifier is surer than of others: a higher quantile.
+    certain = (1 + CERTAIN) / 2
+    style = Style(model, float(np.quantile(model.decision_function(features)[~of_late], certain)))
     found = []
     for grouping in _groupings(features[rows], seed):
         groups = grouping.predict(features[rows])
@@ -92,7 +110,7 @@ def propose_meanings(
             mine = rows[groups == group]
             if len({owners[row] for row in mine}) >= least_replies:
                 cues = _shown([texts[row] for row in mine], margins[mine])
-                found.append(LateSentences(cues, model, grouping, int(group), threshold))
+                found.append(LateSentences(cues, style, grouping, int(group)))
     return found
 
 

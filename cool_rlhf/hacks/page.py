@@ -126,7 +126,7 @@ def _row(finding: Finding) -> list[str]:
     paid, gold = finding.paid, finding.gold
     return [
         finding.verdict,
-        finding.pattern.name,
+        _short(finding.pattern.name),
         f"{rise.early:.1%}",
         f"{rise.late:.1%}",
         f"{rise.p:.2g}",
