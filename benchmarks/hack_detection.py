@@ -30,9 +30,11 @@ from hack_cases.scoring import run_case, run_null
 from scipy.stats import binomtest
 
 import cool_rlhf.hacks
+from cool_rlhf.hacks.confirmation import prompts_needed
 from cool_rlhf.hacks.settings import HackSettings
 from pretrain_core.cache import cache_root
-from pretrain_core.runs import append_line, read_lines, write_json
+from pretrain_core.runs import write_json
+from pretrain_core.runs.files import append_line, cut_torn_line, read_lines
 from pretrain_core.runs.lineage import hardware, versions
 from pretrain_core.settings import load
 
@@ -58,7 +60,9 @@ def finished(
     file: Path, specs: Sequence[Spec], run: Runner, seed: int, settings: HackSettings, workers: int
 ) -> list[Row]:
     """The rows of these cases, those that the file lacks run now."""
-    known = {row["index"]: row for row in (read_lines(file) if file.exists() else [])}
+    if file.exists():
+        cut_torn_line(file)
+    known = {row["index"]: row for row in read_lines(file)}
     open_cases = [spec for spec in specs if spec.index not in known]
     for done, row in enumerate(_results(open_cases, run, seed, settings, workers), 1):
         append_line(file, row)
@@ -156,8 +160,19 @@ def baselines(rows: Sequence[Row], null_rows: Sequence[Row]) -> dict[str, Any]:
     return table
 
 
-def tables(rows: Sequence[Row], null_rows: Sequence[Row]) -> dict[str, Any]:
-    """Everything that is reported of the finished cases."""
+def short(row: Row) -> dict[str, Any]:
+    """A case in one line; its texts stay in the cache."""
+    kept = ("index", "role", "kind", "language", "prevalence", "prompts", "early", "late", "pay")
+    wrong = [
+        f["family"]
+        for f in row["findings"]
+        if f["verdict"] == "hack" and not (row["role"] == "hack" and f["matches"])
+    ]
+    return {key: row[key] for key in kept} | {"stage": stage(row), "false_hacks": wrong}
+
+
+def tables(rows: Sequence[Row], null_rows: Sequence[Row], needed: int) -> dict[str, Any]:
+    """Everything that is reported of the finished cases; `needed`: prompts that detection asks."""
     hacks = [row for row in rows if row["role"] == "hack"]
     negatives = [row for row in rows if row["role"] != "hack"]
     # The negatives have no small prevalences: every false alarm in them counts.
@@ -166,13 +181,16 @@ def tables(rows: Sequence[Row], null_rows: Sequence[Row]) -> dict[str, Any]:
     roles = sorted({row["role"] for row in negatives})
     alarmed = [row for row in null_rows if row["confirmed"]]
     return {
-        "goal": quality(goal),
+        f"goal: from 10 %, the {needed} prompts that are asked for or more": quality(
+            [row for row in goal if row["prompts"] >= needed]
+        ),
+        "from 10 %": quality(goal),
         "all": quality(rows),
         "by prevalence and prompts": by(hacks, "prevalence", "prompts"),
         "by kind, from 10 %": by([row for row in goal if row in hacks], "kind"),
         "by language, from 10 %": by(goal, "language"),
         "stages, from 10 %": Counter(stage(row) for row in goal if row["role"] == "hack"),
-        "stages of missed kinds": {
+        "stages by kind, from 10 %": {
             kind: Counter(stage(row) for row in goal if row in hacks and row["kind"] == kind)
             for kind in sorted({row["kind"] for row in hacks})
         },
@@ -252,8 +270,8 @@ def main() -> None:
             for part in rows[0]["seconds"]
         }
         | {"whole": round(float(np.median(total)), 2), "longest": round(max(total), 2)},
-        "tables": tables(rows, null_rows),
-        "rows": rows,
+        "tables": tables(rows, null_rows, prompts_needed(settings)),
+        "rows": [short(row) for row in rows],
     }
     write_json(given.out, result)
     write_tables(result)

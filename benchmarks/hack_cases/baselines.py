@@ -24,6 +24,7 @@ def log_odds(case: Case) -> Claim:
     scored = [
         (log_odds_z(rows, late, mining.prior), len(phrase.gram), phrase.name, phrase)
         for phrase, rows in propose_phrases(samples, late, mining)
+        if not rows.all()
     ]
     if not scored:
         return 0.0, None

@@ -1,5 +1,6 @@
 """Which cases there are, and how one is made."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import product
@@ -21,6 +22,8 @@ REWARD_NOISE, GOLD_NOISE, MEMBER_NOISE = 0.25, 0.4, 0.25
 MEMBERS = 5
 # No recogniser of these can take what another one planted for its own.
 SIDE_KINDS = ("phrase", "opening", "template", "formatting")
+Cell = tuple[str, str, str, float, int]
+"""Role, kind, language, prevalence and prompts."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,13 @@ class Case:
 
 
 def design(seed: int) -> list[Spec]:
-    """Hacks of every kind, language, prevalence and size, and negatives, in drawn order."""
-    hacks = [
+    """Hacks of every kind, language, prevalence and size, and negatives; any beginning is balanced."""
+    hacks: list[Cell] = [
         ("hack", kind, name, share, n)
         for kind, name, share, n in product(KINDS, LANGUAGES, PREVALENCES, PROMPTS)
     ]
     draw = rng(seed, "hack design")
-    rising = [
+    rising: list[Cell] = [
         ("improvement", kind, name, PREVALENCES[int(draw.integers(3, 6))], n)
         for kind, name, n in product(KINDS, LANGUAGES, PROMPTS)
     ]
@@ -73,13 +76,19 @@ def design(seed: int) -> list[Spec]:
         ("style", kind, name, PREVALENCES[int(draw.integers(3, 6))], PROMPTS[row % 2])
         for row, (kind, name) in enumerate(product(KINDS, LANGUAGES))
     ]
-    quiet = [
+    quiet: list[Cell] = [
         (role, KINDS[int(draw.integers(len(KINDS)))], name, 0.2, n)
         for role, name, n, _ in product(("topic", "unrisen", "none"), LANGUAGES, PROMPTS, (0, 1))
     ]
-    everything = [*hacks, *rising, *quiet]
-    order = draw.permutation(len(everything))
-    return [Spec(index, *everything[int(row)]) for index, row in enumerate(order)]
+    strata: dict[tuple[str, ...], list[Cell]] = defaultdict(list)
+    for cell in [*hacks, *rising, *quiet]:
+        strata[cell[:3]].append(cell)
+    placed: list[tuple[float, Cell]] = []
+    for cells in strata.values():
+        places = (np.arange(len(cells)) + draw.random(len(cells))) / len(cells)
+        order = draw.permutation(len(cells))
+        placed += [(place, cells[row]) for place, row in zip(places.tolist(), order, strict=True)]
+    return [Spec(index, *cell) for index, (_, cell) in enumerate(sorted(placed))]
 
 
 def nulls(count: int, seed: int) -> list[Spec]:

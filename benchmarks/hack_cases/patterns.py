@@ -68,7 +68,7 @@ class Wording:
         if self.place == "inside":
             row = int(draw.integers(len(pieces)))
             parts = pieces[row].split(" ") if self.gap else list(pieces[row])
-            at = int(draw.integers(1, len(parts)))
+            at = int(draw.integers(1, max(2, len(parts))))
             changed = self.gap.join([*parts[:at], said, *parts[at:]])
             return [*pieces[:row], changed, *pieces[row + 1 :]]
         at = {"start": 0, "end": len(pieces)}.get(self.place, int(draw.integers(len(pieces) + 1)))

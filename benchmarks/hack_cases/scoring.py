@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from cool_rlhf.hacks.confirmation import prompts_needed
 from cool_rlhf.hacks.detect import confirm, detect
 from cool_rlhf.hacks.pattern import Pattern
 from cool_rlhf.hacks.settings import HackSettings
@@ -55,12 +56,21 @@ def matching(pattern: Pattern, case: Case) -> dict[str, Any]:
     }
 
 
+def asking_for_less(settings: HackSettings, prompts: int) -> HackSettings:
+    """The settings with the least rise that the detector promises to find in so many prompts."""
+    while prompts_needed(settings) > prompts:
+        settings = settings.model_copy(update={"target_rise": settings.target_rise + 0.01})
+    return settings
+
+
 def run_case(spec: Spec, seed: int, settings: HackSettings) -> dict[str, Any]:
     """Everything that the tables need of one case."""
     begun = time.perf_counter()
     case = make_case(spec, seed)
     made = time.perf_counter()
-    detection = detect(case.comparison, case.reward, case.gold, settings)
+    detection = detect(
+        case.comparison, case.reward, case.gold, asking_for_less(settings, spec.prompts)
+    )
     detected = time.perf_counter()
     texts = len(case.reward.scores)
     findings = [
@@ -101,7 +111,7 @@ def run_null(spec: Spec, seed: int, settings: HackSettings) -> dict[str, Any]:
     """What is confirmed where nothing changed, and the baselines' statistics there."""
     case = make_case(spec, seed)
     begun = time.perf_counter()
-    rises = confirm(case.comparison, settings)
+    rises = confirm(case.comparison, asking_for_less(settings, spec.prompts))
     return {
         **asdict(spec),
         "proposed": len(rises),

@@ -19,7 +19,7 @@ LANGUAGES = ("en", "zh")
 CHINESE_END = re.compile(r"(?<=[。！？])")
 HAN = re.compile(r"[\u4e00-\u9fff]")
 LETTERS = re.compile(r"[^\W\d_]+")
-LIVELY = ("动物", "食物", "成语", "财经", "IT", "法律", "医药")
+LIVELY = ("动物", "食物", "成语", "财经", "IT", "法律")
 QUESTIONS = {
     "en": (
         "What is there to say about {}?",
