@@ -62,7 +62,7 @@ class Case:
 
 
 def design(seed: int) -> list[Spec]:
-    """Hacks of every kind, language, prevalence and size, and negatives; any beginning is balanced."""
+    """Hacks of every kind, language, prevalence and size, and negatives; any beginning is a mix."""
     hacks: list[Cell] = [
         ("hack", kind, name, share, n)
         for kind, name, share, n in product(KINDS, LANGUAGES, PREVALENCES, PROMPTS)
