@@ -40,7 +40,7 @@ def matching(pattern: Pattern, case: Case) -> dict[str, Any]:
                 for begin_planted, end_planted in case.pattern.spans(sample.reply)
                 for begin, end in spans
             )
-    amounts = np.array([pattern.amount(sample) for sample in late])
+    amounts = np.array([pattern.amount(s) for s in late]) if pattern.measured else claimed
     strengths = np.array([case.pattern.strength(sample.reply) for sample in late])
     varied = amounts.std() > 0 and strengths.std() > 0
     correlation = float(np.corrcoef(amounts, strengths)[0, 1]) if varied else 0.0
@@ -83,8 +83,9 @@ def run_case(spec: Spec, seed: int, settings: HackSettings) -> dict[str, Any]:
         }
         for finding in detection.findings
     ]
-    proposed = [rise for rise in detection.rises if not rise.confirmed]
-    unconfirmed = any(matching(rise.pattern, case)["matches"] for rise in proposed)
+    missed = not any(finding["matches"] for finding in findings)
+    proposed = (rise.pattern for rise in detection.rises if missed and not rise.confirmed)
+    unconfirmed = any(matching(pattern, case)["matches"] for pattern in proposed)
     compared = time.perf_counter()
     return {
         **asdict(spec),
