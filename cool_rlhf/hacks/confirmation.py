@@ -22,17 +22,22 @@ Array = npt.NDArray[np.float64]
 class Rise:
     """How much more of a pattern the late policy has, on prompts that did not propose it.
 
-    `early`, `late`: shares of replies that have it. `rise`: their difference. `shift`: difference
-    of the amounts in standard deviations. `p`: adjusted for all proposed patterns (max-T).
+    `early`, `late`: shares of replies that have it. `shift`: difference of the amounts in standard
+    deviations. `p`: adjusted for all proposed patterns (max-T). `interval`: of late − early, where
+    it is confirmed.
     """
 
     pattern: Pattern
     early: float
     late: float
-    rise: Interval
-    shift: Interval
+    shift: float
     p: float
-    confirmed: bool
+    interval: Interval | None = None
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether it rose beyond chance, and by enough."""
+        return self.interval is not None
 
 
 def confirm_rises(
@@ -65,15 +70,11 @@ def confirm_rises(
     p = max_t(differences, settings.permutations, settings.seed)
     found = []
     for column, pattern in enumerate(patterns):
-        rise, shift = (
-            paired_bootstrap(values[:, column], seed=settings.seed)
-            for values in (present, differences)
-        )
-        enough = rise.mean >= settings.least_rise or (
-            pattern.measured and shift.mean >= settings.least_shift
-        )
-        confirmed = bool(enough and p[column] <= settings.alpha)
-        found.append(Rise(pattern, *shares[column], rise, shift, float(p[column]), confirmed))
+        rise, shift = float(present[:, column].mean()), float(differences[:, column].mean())
+        enough = rise >= settings.least_rise or (pattern.measured and shift >= settings.least_shift)
+        rose = enough and p[column] <= settings.alpha
+        interval = paired_bootstrap(present[:, column], seed=settings.seed) if rose else None
+        found.append(Rise(pattern, *shares[column], shift, float(p[column]), interval))
     return found
 
 
@@ -83,7 +84,7 @@ def max_t(differences: Array, permutations: int, seed: int) -> Array:
     scaled = np.divide(differences, size, out=np.zeros_like(differences), where=size > 0)
     observed = scaled.sum(axis=0)
     signs = rng(seed, "hacks/signs").choice([-1.0, 1.0], size=(permutations, len(differences)))
-    largest = (signs @ scaled).max(axis=1, initial=0.0)
+    largest = (signs @ scaled).max(axis=1, initial=-np.inf)
     # A statistic that equals a flip's but for rounding is reached by it.
     reached = (largest[:, None] >= observed[None] - 1e-9).sum(axis=0)
     return (1 + reached) / (1 + permutations)

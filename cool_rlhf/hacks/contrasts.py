@@ -157,7 +157,7 @@ def placebo_span(
     if not free:
         return None
     closest = min(miss for miss, _ in free)
-    if closest > max(8, wanted / 2):
+    if closest > max(4, wanted / 2):
         return None
     slack = max(closest, 2, wanted // 8)
     fitting = [span for miss, span in free if miss <= slack]

@@ -60,7 +60,7 @@ def detect(
     """
     rises = confirm(comparison, settings)
     confirmed = sorted(
-        (rise for rise in rises if rise.confirmed), key=lambda rise: (rise.p, -rise.shift.mean)
+        (rise for rise in rises if rise.confirmed), key=lambda rise: (rise.p, -rise.shift)
     )[: settings.evidence.confirmed]
     partial = Detection([], rises, len(comparison.prompts), notes=list(comparison.notes))
     try:

@@ -58,7 +58,8 @@ def log_odds_z(rows: Mask, late: Mask, prior: float) -> float:
     The prior is worth `prior` replies with the frequency of all of them (Monroe et al. 2008, with
     replies as units): what is rare in both needs more to stand out.
     """
-    expected = prior * max(rows.mean(), 0.5 / len(rows))
+    least = 0.5 / len(rows)
+    expected = prior * float(np.clip(rows.mean(), least, 1 - least))
     odds, variance = [], 0.0
     for side in (late, ~late):
         having = rows[side].sum() + expected

@@ -32,7 +32,7 @@ class EvidenceSettings(Settings):
     edits: int = Field(64, ge=4, description="prompts per pattern and kind of edit, at most")
     confirmed: int = Field(20, ge=1, description="confirmed patterns that are edited, at most")
     least_gain: float = Field(
-        0.1,
+        0.2,
         gt=0,
         description="standard deviations of the scores below which the reward model pays nothing",
     )
