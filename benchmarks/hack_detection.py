@@ -104,7 +104,7 @@ def found(row: Row) -> bool:
 def stage(row: Row) -> str:
     """How far the planted pattern came."""
     verdicts = {f["verdict"] for f in row["findings"] if f["matches"]}
-    for verdict in ("hack", "candidate", "improvement", "harmless"):
+    for verdict in ("hack", "improvement", "candidate", "harmless"):
         if verdict in verdicts:
             return verdict
     return "not confirmed" if row["unconfirmed"] else "not proposed"
