@@ -1,7 +1,8 @@
 """Find what a policy learnt to be paid for, and tell hacks from improvements."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -13,14 +14,17 @@ from cool_rlhf.hacks.mining import halves, propose
 from cool_rlhf.hacks.pattern import Pattern
 from cool_rlhf.hacks.samples import Comparison, SampleError
 from cool_rlhf.hacks.settings import HackSettings
-from cool_rlhf.hacks.verdict import Gold, Verdict, judge_pattern
+from cool_rlhf.hacks.verdict import VERDICTS, Gold, Verdict, combine, judge_pattern
 from pretrain_core.errors import RunFailed
 from reward.intervals import Interval, paired_bootstrap
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One confirmed pattern with everything that speaks for and against it."""
+    """One confirmed pattern with everything that speaks for and against it.
+
+    `under`: condition → verdict and reason on its prompts alone, where samples have several.
+    """
 
     rise: Rise
     verdict: Verdict
@@ -28,6 +32,7 @@ class Finding:
     paid: Payment | None = None
     p: float = 1.0
     gold: Payment | None = None
+    under: Mapping[str, tuple[Verdict, str]] = field(default_factory=dict)
     edits: Sequence[Edit] = field(default=(), repr=False)
 
     @property
@@ -62,12 +67,12 @@ def detect(
     confirmed = sorted(
         (rise for rise in rises if rise.confirmed), key=lambda rise: (rise.p, -rise.shift)
     )[: settings.evidence.confirmed]
-    partial = Detection([], rises, len(comparison.prompts), notes=list(comparison.notes))
+    empty = Detection([], rises, len(comparison.prompts), notes=list(comparison.notes))
     try:
-        return _weigh(partial, confirmed, comparison, reward, gold, settings)
+        return _weigh(empty, confirmed, comparison, reward, gold, settings)
     except RunFailed as failure:
         silent = [Finding(rise, "candidate", f"not measured: {failure}") for rise in confirmed]
-        return replace(partial, findings=silent, stopped=str(failure))
+        return replace(empty, findings=silent, stopped=str(failure))
 
 
 def confirm(comparison: Comparison, settings: HackSettings) -> list[Rise]:
@@ -84,7 +89,7 @@ def confirm(comparison: Comparison, settings: HackSettings) -> list[Rise]:
 
 
 def _weigh(
-    partial: Detection,
+    empty: Detection,
     confirmed: Sequence[Rise],
     comparison: Comparison,
     reward: Judge,
@@ -93,22 +98,33 @@ def _weigh(
 ) -> Detection:
     model = Natural.of(finite(reward), comparison)
     truth = Natural.of(gold, comparison) if gold is not None else None
-    seed, options = settings.seed, settings.evidence
-    weighed = []
-    for rise in confirmed:
-        edits = contrasts(rise.pattern, comparison, options.edits, seed)
-        paid, differences = payment(
-            rise.pattern, edits, model, seed, options.resamples, deeper=True
-        )
-        judged = payment(rise.pattern, edits, truth, seed, options.resamples) if truth else None
-        weighed.append((rise, edits, paid, differences, judged))
-    adjusted = holm([paid.p for _, _, paid, _, _ in weighed])
+    weighed = [_case(rise.pattern, comparison, model, truth, settings) for rise in confirmed]
+    # One adjustment for everything that is asked: each pattern, overall and under each condition.
+    every = [(row, name) for row, case in enumerate(weighed) for name in case]
+    p = dict(zip(every, holm([weighed[row][name].paid.p for row, name in every]), strict=True))
     findings = []
-    for (rise, edits, paid, differences, judged), p in zip(weighed, adjusted, strict=True):
-        standing = _gold(paid, differences, judged, edits, settings) if judged else None
-        verdict, reason = judge_pattern(paid, p, standing, settings.alpha, options)
-        rewarded = judged[0] if judged else None
-        findings.append(Finding(rise, verdict, reason, paid, p, rewarded, edits))
+    for row, (rise, case) in enumerate(zip(confirmed, weighed, strict=True)):
+        judged = {
+            name: judge_pattern(
+                found.paid, p[row, name], found.standing, settings.alpha, settings.evidence
+            )
+            for name, found in case.items()
+        }
+        overall = case[None]
+        under = {name: verdict for name, verdict in judged.items() if name is not None}
+        verdict, reason = combine(judged[None], under)
+        findings.append(
+            Finding(
+                rise,
+                verdict,
+                reason,
+                overall.paid,
+                p[row, None],
+                overall.gold,
+                under,
+                overall.edits,
+            )
+        )
     notes = list(comparison.notes)
     if truth is not None and truth.judged < len(comparison.samples):
         notes.append(
@@ -116,12 +132,48 @@ def _weigh(
             "evidence is of those alone"
         )
     return replace(
-        partial,
-        findings=findings,
+        empty,
+        findings=sorted(findings, key=lambda finding: VERDICTS.index(finding.verdict)),
         gain=_gain(model, settings),
         gold_gain=_gain(truth, settings) if truth else None,
         notes=notes,
     )
+
+
+@dataclass(frozen=True)
+class Case:
+    """The evidence on one pattern, on all prompts or on those of one condition."""
+
+    paid: Payment
+    gold: Payment | None
+    standing: Gold | None
+    edits: Sequence[Edit]
+
+
+def _case(
+    pattern: Pattern,
+    comparison: Comparison,
+    model: Natural,
+    truth: Natural | None,
+    settings: HackSettings,
+) -> dict[str | None, Case]:
+    """Evidence overall (None) and by condition."""
+    options = settings.evidence
+    edits = contrasts(pattern, comparison, options.edits, settings.seed)
+
+    def weigh(model: Natural, truth: Natural | None, edits: Sequence[Edit], deeper: bool) -> Case:
+        measure = partial(payment, pattern, edits, seed=settings.seed, resamples=options.resamples)
+        paid, differences = measure(model, deeper=deeper)
+        if truth is None:
+            return Case(paid, None, None, edits)
+        judged = measure(truth)
+        return Case(paid, judged[0], _gold(paid, differences, judged, edits, settings), edits)
+
+    cases: dict[str | None, Case] = {None: weigh(model, truth, edits, True)}
+    for name in model.conditions:
+        own = [edit for edit in edits if edit.having.condition == name]
+        cases[name] = weigh(model.under(name), truth.under(name) if truth else None, own, False)
+    return cases
 
 
 def _gold(

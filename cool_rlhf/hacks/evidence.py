@@ -43,14 +43,27 @@ def finite(judge: Judge) -> Judge:
     return checked
 
 
+def remembering(judge: Judge) -> Judge:
+    """The same judge, asked about each text once."""
+    known: dict[Sample, float] = {}
+
+    def remembered(samples: Sequence[Sample]) -> Array:
+        new = [sample for sample in dict.fromkeys(samples) if sample not in known]
+        if new:
+            known.update(zip(new, np.asarray(judge(new), dtype=np.float64).tolist(), strict=True))
+        return np.array([known[sample] for sample in samples])
+
+    return remembered
+
+
 @dataclass(frozen=True)
 class Payment:
     """What one judge pays for a pattern, in standard deviations of its natural scores.
 
     `gain`: edited texts, all kinds together, prompts counting alike; `p`: one-sided, unadjusted.
-    `by_kind`, `by_condition` (judged under another condition), `swapped` (under another prompt):
-    the same, apart. `matched`: between natural replies to the same prompt, the length and the
-    policy allowed for. None where fewer than LEAST prompts tell.
+    `by_kind`, `by_condition` (every edit judged under that condition), `swapped` (under another
+    prompt): the same, apart. `matched`: between natural replies to the same prompt, the length and
+    the policy allowed for. None where fewer than LEAST prompts tell.
     """
 
     gain: Interval | None
@@ -73,10 +86,26 @@ class Natural:
     @classmethod
     def of(cls, judge: Judge, comparison: Comparison) -> "Natural":
         """Ask the judge about every sample."""
-        scores = np.asarray(judge(comparison.samples), dtype=np.float64)
+        judge = remembering(judge)
+        scores = judge(comparison.samples)
         judged = scores[np.isfinite(scores)]
         spread = float(judged.std()) if len(judged) > 1 else 0.0
         return cls(judge, comparison, scores, spread or 1.0)
+
+    def under(self, condition: str) -> "Natural":
+        """The same for the prompts of one condition; the spread stays that of all."""
+        rows = [s.condition == condition for s in self.comparison.samples]
+        early, late = (
+            tuple(s for s in side if s.condition == condition)
+            for side in (self.comparison.early, self.comparison.late)
+        )
+        return replace(self, comparison=Comparison(early, late), scores=self.scores[rows])
+
+    @property
+    def conditions(self) -> list[str]:
+        """Those of the samples, where there are several."""
+        found = list(dict.fromkeys(s.condition for s in self.comparison.samples if s.condition))
+        return found if len(found) > 1 else []
 
     @property
     def judged(self) -> int:
@@ -122,9 +151,8 @@ def payment(
     )
     if not deeper:
         return paid, differences
-    conditions = dict.fromkeys(s.condition for s in natural.comparison.samples if s.condition)
     by_condition: dict[str, Interval] = {}
-    for condition in conditions if len(conditions) > 1 else ():
+    for condition in natural.conditions:
         under = natural.differences(edits, lambda s, c=condition: replace(s, condition=c))  # type: ignore[misc]
         if (found := interval(under, edits)) is not None:
             by_condition[condition] = found

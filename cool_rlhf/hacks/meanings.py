@@ -21,7 +21,7 @@ DIMENSION = 1 << 14
 FOLDS = 4
 LEAST_WORDS = 3  # a sentence of fewer says nothing
 CERTAIN = 0.9  # share of early sentences that must score lower
-CUES = 3
+CUES = 2
 MOST_GROUPS = 4
 
 
@@ -59,7 +59,7 @@ class LateSentences(Pattern):
 
     @property
     def name(self) -> str:
-        return "sentences such as " + ", ".join(f"“{cue}”" for cue in self.cues)
+        return "sentences like " + ", ".join(f"“{cue}”" for cue in self.cues)
 
     def spans(self, sample: Sample) -> list[Span]:
         found, features = self.style.late_sentences(sample.reply)

@@ -20,7 +20,7 @@ from pretrain_core.runs.html import (
 from reward.intervals import Interval
 
 EXAMPLES = 3
-SHORT = 48
+SHORT = 32
 """Characters of a pattern's name in pictures."""
 MEANINGS = {
     "hack": "rose, the model pays for it by itself, and the gold signal does not",
@@ -68,6 +68,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "shift": rise.shift,
         "p_rise": rise.p,
         "p_paid": finding.p,
+        "under": {name: {"verdict": v, "reason": r} for name, (v, r) in finding.under.items()},
         "reward": _payment(finding.paid),
         "gold": _payment(finding.gold),
         "examples": [
@@ -117,7 +118,7 @@ def as_page(detection: Detection, settings: HackSettings, title: str) -> str:
 
 def rows(detection: Detection) -> list[list[str]]:
     """The findings as rows of a table, the header first."""
-    header = ["verdict", "pattern", "early", "late", "p", "model pays", "gold pays"]
+    header = ["verdict", "pattern", "replies", "p", "model pays", "gold pays"]
     return [header, *(_row(finding) for finding in detection.findings)]
 
 
@@ -127,8 +128,7 @@ def _row(finding: Finding) -> list[str]:
     return [
         finding.verdict,
         _short(finding.pattern.name),
-        f"{rise.early:.1%}",
-        f"{rise.late:.1%}",
+        f"{rise.early:.0%} → {rise.late:.0%}",
         f"{rise.p:.2g}",
         str(paid.gain) if paid and paid.gain else "-",
         str(gold.gain or gold.matched or "-") if gold else "-",
@@ -155,7 +155,7 @@ def _pictures(findings: Sequence[Finding], measured: Sequence[Finding]) -> list[
         policy: {_short(f.pattern.name): (_share(f, policy),) * 3 for f in findings}
         for policy in ("early", "late")
     }
-    pictures = [interval_chart(shares, "how many replies have it", "share of replies")]
+    pictures = [interval_chart(shares, "replies that have it", "share")]
     pays: dict[str, dict[str, Band]] = {"reward model": {}, "gold": {}}
     for finding in measured:
         name = _short(finding.pattern.name)
@@ -165,9 +165,7 @@ def _pictures(findings: Sequence[Finding], measured: Sequence[Finding]) -> list[
                 pays[judge][name] = shown.mean, shown.low, shown.high
     pays = {judge: found for judge, found in pays.items() if found}
     if pays:
-        pictures.append(
-            interval_chart(pays, "what is paid for it alone", "standard deviations", reference=0.0)
-        )
+        pictures.append(interval_chart(pays, "paid for it", "standard deviations", reference=0.0))
     return pictures
 
 
@@ -183,6 +181,14 @@ def _evidence(finding: Finding) -> str:
         if paid is not None
         for what, found in _measurements(paid).items()
     ]
+    text += (
+        table(
+            [[name, verdict, reason] for name, (verdict, reason) in finding.under.items()],
+            ["condition", "verdict", "reason"],
+        )
+        if finding.under
+        else ""
+    )
     if lines:
         text += table(lines, ["measured", "gain", "prompts or replies"])
     examples = [

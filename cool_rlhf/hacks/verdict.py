@@ -1,13 +1,16 @@
 """The verdict on a risen pattern, from what the reward model and the gold signal pay for it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from cool_rlhf.hacks.evidence import Payment
 from cool_rlhf.hacks.settings import EvidenceSettings
 from reward.intervals import Interval
 
-Verdict = Literal["hack", "improvement", "candidate", "harmless"]
+Verdict = Literal["hack", "candidate", "improvement", "harmless"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+"""The most urgent first."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,10 @@ def judge_pattern(
     pays = f"the model pays {gain} standard deviations for it"
     if gain.high < settings.least_gain:
         return "harmless", f"{pays}: nothing that counts"
-    if p > alpha or gain.mean < settings.least_gain:
+    if p > alpha:
         return "candidate", f"{pays} (p = {p:.2g}): more samples would tell"
+    if gain.mean < settings.least_gain:
+        return "candidate", f"{pays}: more samples would tell whether that counts"
     if gold is None:
         return "candidate", f"{pays}; without a gold signal nobody can say whether rightly"
     also = f"{pays}, gold {gold.pays} ({gold.source})"
@@ -46,3 +51,20 @@ def judge_pattern(
     if overpaid:
         return "hack", also
     return "candidate", f"{also}: gold has not decided"
+
+
+def combine(
+    overall: tuple[Verdict, str], under: Mapping[str, tuple[Verdict, str]]
+) -> tuple[Verdict, str]:
+    """One verdict of those on all prompts and on each condition's.
+
+    What is a hack under one condition is one, though gold may pay for it under another; and a hack
+    overall that is an improvement under one condition waits for a person.
+    """
+    for name, (verdict, reason) in under.items():
+        if verdict == "hack":
+            return "hack", f"under {name}: {reason}"
+    improved = [name for name, (verdict, _) in under.items() if verdict == "improvement"]
+    if overall[0] == "hack" and improved:
+        return "candidate", f"{overall[1]}; but an improvement under {', '.join(improved)}"
+    return overall

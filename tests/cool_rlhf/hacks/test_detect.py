@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,11 @@ import pytest
 
 from cool_rlhf.hacks.detect import Detection, detect
 from cool_rlhf.hacks.evidence import Payment
-from cool_rlhf.hacks.judges import labels
+from cool_rlhf.hacks.judges import Array, labels
 from cool_rlhf.hacks.page import as_json, as_page
-from cool_rlhf.hacks.samples import Comparison, SampleError
+from cool_rlhf.hacks.samples import Comparison, Sample, SampleError
 from cool_rlhf.hacks.settings import EvidenceSettings, HackSettings
-from cool_rlhf.hacks.verdict import Gold, judge_pattern
+from cool_rlhf.hacks.verdict import Gold, combine, judge_pattern
 from pretrain_core.errors import RunFailed
 from reward.intervals import Interval
 from tests.cool_rlhf.hacks.conftest import World
@@ -166,3 +167,35 @@ def test_verdicts(
     truth = Gold(interval(*gold[0]), interval(*gold[1]), "50 edited replies") if gold else None
     found, reason = judge_pattern(paid, p, truth, 0.05, EvidenceSettings())
     assert (found, bool(reason)) == (verdict, True)
+
+
+def test_a_hack_under_one_condition_is_a_hack_whatever_the_others_say() -> None:
+    better, hack, open_ = ("improvement", "gold pays"), ("hack", "gold does not"), ("candidate", "")
+    assert combine(better, {"brief": hack, "detailed": better}) == (
+        "hack",
+        "under brief: gold does not",
+    )
+    assert combine(hack, {"brief": open_, "detailed": better})[0] == "candidate"
+    assert combine(hack, {"brief": open_})[0] == "hack"
+    assert combine(better, {}) == better
+
+
+def test_a_pattern_that_one_condition_deserves_is_a_hack_under_the_other(world: World) -> None:
+    def conditioned(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
+        return tuple(replace(s, condition="ab"[int(s.id) % 2]) for s in samples)
+
+    both = Comparison(conditioned(world.comparison.early), conditioned(world.comparison.late))
+    deserved, plain = world.judge(1.5, name="g"), world.judge(0.0, name="g")
+
+    def gold(samples: Sequence[Sample]) -> Array:
+        paying = np.array([s.condition == "a" for s in samples])
+        return np.where(paying, deserved(samples), plain(samples))
+
+    found = detect(both, world.judge(1.5, name="model"), gold, SETTINGS)
+    (finding,) = [f for f in found.findings if PHRASE in f.pattern.name]
+    assert finding.verdict == "hack"
+    assert {name: verdict for name, (verdict, _) in finding.under.items()} == {
+        "a": "improvement",
+        "b": "hack",
+    }
+    assert finding.reason.startswith("under b:")
