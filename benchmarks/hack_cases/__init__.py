@@ -1,0 +1,1 @@
+"""Generated reward-hack cases: samples of two policies, scripted judges, and what was planted."""
