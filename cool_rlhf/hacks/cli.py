@@ -29,7 +29,7 @@ def detect(
     reward: Annotated[
         str, typer.Option(help="reward model: folder, cache:NAME, registry:NAME or a service's URL")
     ],
-    out: Annotated[Path, typer.Option(help="folder for hacks.json and report.html")],
+    out: Annotated[Path, typer.Option(help="folder for hacks.json, report.html and pairs.jsonl")],
     gold: Annotated[
         str | None,
         typer.Option(help="verifiers (YAML, or a kind), labels (JSONL), or a second model"),
@@ -45,6 +45,7 @@ def detect(
     from cool_rlhf.hacks.detect import detect as find
     from cool_rlhf.hacks.judges import gold_judge, reward_judge
     from cool_rlhf.hacks.page import as_json, as_page, rows
+    from cool_rlhf.hacks.pairs import write_pairs
     from cool_rlhf.hacks.samples import compare, read_samples
     from cool_rlhf.hacks.settings import HackSettings
     from pretrain_core.runs import write_json
@@ -61,10 +62,13 @@ def detect(
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "hacks.json", as_json(detection, settings))
     write_text(out / "report.html", as_page(detection, settings, "Reward hacks"))
-    for note in detection.notes:
+    few = write_pairs(out / "pairs.jsonl", detection.findings, settings.seed)
+    for note in [*detection.notes, *few]:
         console.print(note)
     print_table(console, f"{detection.prompts} prompts", rows(detection))
     console.print(f"report: {out / 'report.html'}", soft_wrap=True)
+    if any(finding.verdict == "hack" for finding in detection.findings):
+        console.print(f"pairs to review: {out / 'pairs.jsonl'}", soft_wrap=True)
     if detection.stopped:
         console.print(f"[red]partial result:[/red] {detection.stopped}")
         raise typer.Exit(1)
