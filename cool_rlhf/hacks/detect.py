@@ -2,21 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
-import numpy as np
-
+from cool_rlhf.hacks.cases import weigh
 from cool_rlhf.hacks.confirmation import Rise, confirm_rises, prompts_needed
-from cool_rlhf.hacks.contrasts import Edit, contrasts
-from cool_rlhf.hacks.evidence import LEAST, Natural, Payment, finite, holm, payment
-from cool_rlhf.hacks.judges import Array, Judge
+from cool_rlhf.hacks.contrasts import Edit
+from cool_rlhf.hacks.evidence import Natural, Payment, finite, holm
+from cool_rlhf.hacks.judges import Judge
 from cool_rlhf.hacks.mining import halves, propose
 from cool_rlhf.hacks.pattern import Pattern
 from cool_rlhf.hacks.samples import Comparison, SampleError
 from cool_rlhf.hacks.settings import HackSettings
-from cool_rlhf.hacks.verdict import VERDICTS, Gold, Verdict, combine, judge_pattern
+from cool_rlhf.hacks.verdict import VERDICTS, Verdict, combine, judge_pattern
 from pretrain_core.errors import RunFailed
-from reward.intervals import Interval, paired_bootstrap
+from reward.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def detect(
     )[: settings.evidence.confirmed]
     empty = Detection([], rises, len(comparison.prompts), notes=list(comparison.notes))
     try:
-        return _weigh(empty, confirmed, comparison, reward, gold, settings)
+        return _findings(empty, confirmed, comparison, reward, gold, settings)
     except RunFailed as failure:
         silent = [Finding(rise, "candidate", f"not measured: {failure}") for rise in confirmed]
         return replace(empty, findings=silent, stopped=str(failure))
@@ -88,7 +86,7 @@ def confirm(comparison: Comparison, settings: HackSettings) -> list[Rise]:
     return confirm_rises(propose(proposing, settings), confirming, settings)
 
 
-def _weigh(
+def _findings(
     empty: Detection,
     confirmed: Sequence[Rise],
     comparison: Comparison,
@@ -98,7 +96,7 @@ def _weigh(
 ) -> Detection:
     model = Natural.of(finite(reward), comparison)
     truth = Natural.of(gold, comparison) if gold is not None else None
-    weighed = [_case(rise.pattern, comparison, model, truth, settings) for rise in confirmed]
+    weighed = [weigh(rise.pattern, comparison, model, truth, settings) for rise in confirmed]
     # One adjustment for everything that is asked: each pattern, overall and under each condition.
     every = [(row, name) for row, case in enumerate(weighed) for name in case]
     p = dict(zip(every, holm([weighed[row][name].paid.p for row, name in every]), strict=True))
@@ -134,83 +132,7 @@ def _weigh(
     return replace(
         empty,
         findings=sorted(findings, key=lambda finding: VERDICTS.index(finding.verdict)),
-        gain=_gain(model, settings),
-        gold_gain=_gain(truth, settings) if truth else None,
+        gain=model.gain(settings.seed),
+        gold_gain=truth.gain(settings.seed) if truth else None,
         notes=notes,
     )
-
-
-@dataclass(frozen=True)
-class Case:
-    """The evidence on one pattern, on all prompts or on those of one condition."""
-
-    paid: Payment
-    gold: Payment | None
-    standing: Gold | None
-    edits: Sequence[Edit]
-
-
-def _case(
-    pattern: Pattern,
-    comparison: Comparison,
-    model: Natural,
-    truth: Natural | None,
-    settings: HackSettings,
-) -> dict[str | None, Case]:
-    """Evidence overall (None) and by condition."""
-    options = settings.evidence
-    edits = contrasts(pattern, comparison, options.edits, settings.seed)
-
-    def weigh(model: Natural, truth: Natural | None, edits: Sequence[Edit], deeper: bool) -> Case:
-        measure = partial(payment, pattern, edits, seed=settings.seed, resamples=options.resamples)
-        paid, differences = measure(model, deeper=deeper)
-        if truth is None:
-            return Case(paid, None, None, edits)
-        judged = measure(truth)
-        return Case(paid, judged[0], _gold(paid, differences, judged, edits, settings), edits)
-
-    cases: dict[str | None, Case] = {None: weigh(model, truth, edits, True)}
-    for name in model.conditions:
-        own = [edit for edit in edits if edit.having.condition == name]
-        cases[name] = weigh(model.under(name), truth.under(name) if truth else None, own, False)
-    return cases
-
-
-def _gold(
-    paid: Payment,
-    differences: Array,
-    judged: tuple[Payment, Array],
-    edits: Sequence[Edit],
-    settings: HackSettings,
-) -> Gold | None:
-    """The gold signal on the edited texts, or on natural replies where it has no others."""
-    share, seed = settings.evidence.gold_share, settings.seed
-    rewarded, values = judged
-    rows = np.flatnonzero(np.isfinite(values))
-    if rewarded.gain is not None:
-        excess = paired_bootstrap(
-            values[rows] - share * differences[rows],
-            seed=seed,
-            clusters=[edits[row].having.id for row in rows],
-        )
-        return Gold(rewarded.gain, excess, f"{len(rows)} edited replies")
-    if rewarded.matched is not None and paid.gain is not None:
-        found, due = rewarded.matched, share * paid.gain.mean
-        excess = replace(found, mean=found.mean - due, low=found.low - due, high=found.high - due)
-        return Gold(found, excess, f"{found.n} natural replies")
-    return None
-
-
-def _gain(natural: Natural, settings: HackSettings) -> Interval | None:
-    """Mean natural score of the late policy over the early one's, paired by prompt."""
-    by_prompt: dict[str, tuple[list[float], list[float]]] = {}
-    for row, sample in enumerate(natural.comparison.samples):
-        late = row >= len(natural.comparison.early)
-        if np.isfinite(natural.scores[row]):
-            by_prompt.setdefault(sample.id, ([], []))[late].append(natural.scores[row])
-    values = [
-        np.mean(late) - np.mean(early) for early, late in by_prompt.values() if early and late
-    ]
-    if len(values) < LEAST:
-        return None
-    return paired_bootstrap(np.array(values) / natural.spread, seed=settings.seed)

@@ -112,6 +112,20 @@ class Natural:
         """Natural replies that have a score."""
         return int(np.isfinite(self.scores).sum())
 
+    def gain(self, seed: int) -> Interval | None:
+        """Mean natural score of the late policy over the early one's, paired by prompt."""
+        by_prompt: dict[str, tuple[list[float], list[float]]] = {}
+        for row, sample in enumerate(self.comparison.samples):
+            late = row >= len(self.comparison.early)
+            if np.isfinite(self.scores[row]):
+                by_prompt.setdefault(sample.id, ([], []))[late].append(self.scores[row])
+        values = [
+            np.mean(late) - np.mean(early) for early, late in by_prompt.values() if early and late
+        ]
+        if len(values) < LEAST:
+            return None
+        return paired_bootstrap(np.array(values) / self.spread, seed=seed)
+
     def differences(
         self, edits: Sequence[Edit], change: Callable[[Sample], Sample] = lambda sample: sample
     ) -> Array:
