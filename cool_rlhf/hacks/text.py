@@ -37,7 +37,7 @@ def sentences(text: str) -> list[Span]:
     spans: list[Span] = []
     start = 0
     for end in [*(found.end() for found in _END.finditer(text)), len(text)]:
-        if end == start or _LIST_NUMBER.fullmatch(text, start, end):
+        if end == start or (end < len(text) and _LIST_NUMBER.fullmatch(text, start, end)):
             continue
         if TOKEN.search(text, start, end) is None and spans:
             spans[-1] = (spans[-1][0], end)  # marks alone belong to what they follow

@@ -18,6 +18,7 @@ def test_sentences_are_the_text(text: str) -> None:
         ("It is 3.14 now! Isn't it?", ["It is 3.14 now! ", "Isn't it?"]),
         ("今天很好。我们走吧！好的", ["今天很好。", "我们走吧！", "好的"]),
         ("1. First thing.\n2. Second.", ["1. First thing.\n", "2. Second."]),
+        ("We are\n2.", ["We are\n", "2."]),
         ("He said “go.” They went.", ["He said “go.” ", "They went."]),
         ("- one\n- two", ["- one\n", "- two"]),
     ],
