@@ -2,9 +2,11 @@
 
 Every client sends one conversation per request and waits for its score. Lengths follow those of
 real preference data (HH: median about 136 tokens, mean about 170). Clients, service and the
-offline reference run on the same machine, one after the other or, as in life, side by side.
+offline reference run on the same machine. Offline, the service, and the service with one request per
+forward pass are measured in turn, `--repeats` times with all clients; the ratios are medians over
+these turns. Fewer clients, swaps and the kill are measured in the first turn.
 
-    python benchmarks/reward_service.py MODEL [--items 256] [--replicas 1] [--threads 2]
+    python benchmarks/reward_service.py MODEL [--items 256] [--repeats 3] [--replicas 1] [--threads 2]
 """
 
 import argparse
@@ -17,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -82,14 +84,11 @@ def conversations(count: int, limit: int) -> list[dict[str, Any]]:
 
 
 def offline_rate(model: RewardModel, inputs: list[list[int]]) -> float:
-    """Items per second of `RewardModel.score` on all inputs, median of three passes."""
+    """Items per second of `RewardModel.score` on all inputs, after a warm-up."""
     model.score(inputs[:8])
-    seconds = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        model.score(inputs)
-        seconds.append(time.perf_counter() - begin)
-    return len(inputs) / statistics.median(seconds)
+    begin = time.perf_counter()
+    model.score(inputs)
+    return len(inputs) / (time.perf_counter() - begin)
 
 
 def offline_in_a_process(options: argparse.Namespace) -> float:
@@ -212,10 +211,62 @@ def other_version(folder: Path) -> Iterator[Path]:
         yield model.save(Path(scratch) / "other")
 
 
+def measure(options: argparse.Namespace, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The ways in turn; what the first turn alone measures beside them."""
+    batched = ServiceSettings(
+        port=options.port,
+        replicas=options.replicas,
+        threads=options.threads,
+        deadline_ms=600_000,
+    )
+    single = batched.model_copy(update={"batch_tokens": 1})
+    result: dict[str, Any] = {}
+    fewer: dict[int, Load] = {}
+    turns: dict[str, list[Load]] = {"batched": [], "single": []}
+    offline: list[float] = []
+
+    def turn(settings: ServiceSettings, name: str, beside: Callable[[RunningService], None]) -> None:
+        with start(settings, options.model, TOKENS.access) as service:
+            asyncio.run(load(service.url, items[:32], 16))  # warm
+            turns[name].append(asyncio.run(load(service.url, items, CLIENTS[-1]))[0])
+            beside(service)
+
+    def in_the_first_turn(service: RunningService) -> None:
+        for clients in CLIENTS[:-1]:
+            fewer[clients], _ = asyncio.run(load(service.url, items, clients))
+        with other_version(options.model) as other:
+            result["swaps"] = asyncio.run(swaps(service, (options.model, other), items))
+            result["kill"] = asyncio.run(kill(service, items))
+
+    for number in range(options.repeats):
+        offline.append(offline_in_a_process(options))
+        turn(batched, "batched", in_the_first_turn if number == 0 else lambda _: None)
+        turn(single, "single", lambda _: None)
+    typical = statistics.median(offline)
+    rows = {str(clients): [seen.row(typical)] for clients, seen in fewer.items()}
+    for name, key in (("batched", str(CLIENTS[-1])), ("single", "one_request_per_forward")):
+        rows[key] = [seen.row(rate) for seen, rate in zip(turns[name], offline, strict=True)]
+    gains = [one.seconds / many.seconds for one, many in zip(*reversed(turns.values()), strict=True)]
+    return {
+        **result,
+        "offline_items_per_s": [round(rate, 2) for rate in offline],
+        "one_request_per_forward": median_row(rows.pop("one_request_per_forward")),
+        "clients": {key: median_row(found) for key, found in rows.items()},
+        "gains_of_batching": [round(gain, 2) for gain in gains],
+        "gain_of_batching": round(statistics.median(gains), 2),
+    }
+
+
+def median_row(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The median of each figure over the turns."""
+    return {key: round(statistics.median(row[key] for row in rows), 4) for key in rows[0]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--items", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--port", type=int, default=8431)
@@ -230,13 +281,6 @@ def main() -> None:
         torch.set_num_threads(options.threads)
         sys.stdout.write(f"{offline_rate(model, inputs)}\n")
         return
-    before = offline_in_a_process(options)
-    settings = ServiceSettings(
-        port=options.port,
-        replicas=options.replicas,
-        threads=options.threads,
-        deadline_ms=600_000,
-    )
     result: dict[str, Any] = {
         "machine": {"cores": os.cpu_count(), "processor": platform.processor()},
         "versions": {name: version(name) for name in ("torch", "ray", "transformers", "fastapi")},
@@ -245,24 +289,7 @@ def main() -> None:
         "items": len(items),
         "tokens_per_item": round(statistics.mean(map(len, inputs)), 1),
     }
-    with other_version(options.model) as other:
-        with start(settings, options.model, TOKENS.access) as service:
-            asyncio.run(load(service.url, items[:32], 16))  # warm
-            rows = {n: asyncio.run(load(service.url, items, n))[0] for n in CLIENTS}
-            result["swaps"] = asyncio.run(swaps(service, (options.model, other), items))
-            result["kill"] = asyncio.run(kill(service, items))
-        alone = settings.model_copy(update={"batch_tokens": 1})
-        with start(alone, options.model, TOKENS.access) as service:
-            asyncio.run(load(service.url, items[:32], 16))
-            single, _ = asyncio.run(load(service.url, items, CLIENTS[-1]))
-    # Before and after: their distance tells how steady the machine was meanwhile.
-    passes = [before, offline_in_a_process(options)]
-    offline = statistics.mean(passes)
-    result["offline_items_per_s"] = [round(rate, 2) for rate in passes]
-    result["clients"] = {str(n): seen.row(offline) for n, seen in rows.items()}
-    result["one_request_per_forward"] = single.row(offline)
-    result["gain_of_batching"] = round(single.seconds / rows[CLIENTS[-1]].seconds, 2)
-    write_json(options.out, result)
+    write_json(options.out, result | measure(options, items))
     sys.stdout.write(options.out.read_text())
 
 
