@@ -2,11 +2,11 @@
 
 Every client sends one conversation per request and waits for its score. Lengths follow those of
 real preference data (HH: median about 136 tokens, mean about 170). Clients, service and the
-offline reference run on the same machine. Offline, the service, and the service with one request per
-forward pass are measured in turn, `--repeats` times with all clients; the ratios are medians over
-these turns. Fewer clients, swaps and the kill are measured in the first turn.
+offline reference run on the same machine. Offline, the service, and the service with one request
+per forward pass are measured in turn, `--repeats` times with all clients; the ratios are medians
+over these turns. Fewer clients, swaps and the kill are measured in the first turn.
 
-    python benchmarks/reward_service.py MODEL [--items 256] [--repeats 3] [--replicas 1] [--threads 2]
+    python benchmarks/reward_service.py MODEL [--items 256] [--repeats 3] [--threads 2]
 """
 
 import argparse
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -222,16 +222,11 @@ def measure(options: argparse.Namespace, items: Sequence[dict[str, Any]]) -> dic
     single = batched.model_copy(update={"batch_tokens": 1})
     result: dict[str, Any] = {}
     fewer: dict[int, Load] = {}
-    turns: dict[str, list[Load]] = {"batched": [], "single": []}
+    many: list[Load] = []
+    alone: list[Load] = []
     offline: list[float] = []
 
-    def turn(settings: ServiceSettings, name: str, beside: Callable[[RunningService], None]) -> None:
-        with start(settings, options.model, TOKENS.access) as service:
-            asyncio.run(load(service.url, items[:32], 16))  # warm
-            turns[name].append(asyncio.run(load(service.url, items, CLIENTS[-1]))[0])
-            beside(service)
-
-    def in_the_first_turn(service: RunningService) -> None:
+    def beside(service: RunningService) -> None:
         for clients in CLIENTS[:-1]:
             fewer[clients], _ = asyncio.run(load(service.url, items, clients))
         with other_version(options.model) as other:
@@ -240,25 +235,27 @@ def measure(options: argparse.Namespace, items: Sequence[dict[str, Any]]) -> dic
 
     for number in range(options.repeats):
         offline.append(offline_in_a_process(options))
-        turn(batched, "batched", in_the_first_turn if number == 0 else lambda _: None)
-        turn(single, "single", lambda _: None)
-    typical = statistics.median(offline)
-    rows = {str(clients): [seen.row(typical)] for clients, seen in fewer.items()}
-    for name, key in (("batched", str(CLIENTS[-1])), ("single", "one_request_per_forward")):
-        rows[key] = [seen.row(rate) for seen, rate in zip(turns[name], offline, strict=True)]
-    gains = [one.seconds / many.seconds for one, many in zip(*reversed(turns.values()), strict=True)]
+        for settings, seen in ((batched, many), (single, alone)):
+            with start(settings, options.model, TOKENS.access) as service:
+                asyncio.run(load(service.url, items[:32], 16))  # warm
+                seen.append(asyncio.run(load(service.url, items, CLIENTS[-1]))[0])
+                if number == 0 and seen is many:
+                    beside(service)
+    gains = [one.seconds / both.seconds for one, both in zip(alone, many, strict=True)]
+    clients = {str(count): seen.row(offline[0]) for count, seen in fewer.items()}
     return {
         **result,
         "offline_items_per_s": [round(rate, 2) for rate in offline],
-        "one_request_per_forward": median_row(rows.pop("one_request_per_forward")),
-        "clients": {key: median_row(found) for key, found in rows.items()},
+        "clients": clients | {str(CLIENTS[-1]): median_row(many, offline)},
+        "one_request_per_forward": median_row(alone, offline),
         "gains_of_batching": [round(gain, 2) for gain in gains],
         "gain_of_batching": round(statistics.median(gains), 2),
     }
 
 
-def median_row(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The median of each figure over the turns."""
+def median_row(turns: Sequence[Load], offline: Sequence[float]) -> dict[str, float]:
+    """The median of each figure over the turns, each against the offline pass of its own turn."""
+    rows = [seen.row(rate) for seen, rate in zip(turns, offline, strict=True)]
     return {key: round(statistics.median(row[key] for row in rows), 4) for key in rows[0]}
 
 
