@@ -20,9 +20,9 @@ from pretrain_core.model.documents import Documents
 PACKED = "cool_rlhf_packed"
 SIMILAR = 0.8  # shortest to longest sequence of one dense batch
 ALWAYS_SIMILAR = 16  # tokens of difference that never part two sequences
-PLAIN_UP_TO = (
-    256  # tokens; there the fused kernel of a CPU loses more in its backward than it gains
-)
+# Tokens up to which softmax is written out: the backward of a CPU's fused kernel costs more there
+# than it gains, unless the CPU has matrix units.
+PLAIN_UP_TO = 0 if torch.cpu.get_capabilities().get("amx_bf16") else 256
 USE_INSTEAD = "use a plain causal decoder (Llama, Qwen, Mistral, …)"
 NOT_SUPPORTED = ("softcap", "s_aux", "position_bias")
 
