@@ -1,7 +1,7 @@
-"""Paired bootstrap intervals over clusters, vectorised."""
+"""Paired bootstrap intervals over clusters, vectorised; and Student's for few values."""
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -57,39 +57,6 @@ def paired_bootstrap(
         resamples=resamples,
         clusters=clusters,
     )
-
-
-def bounded_bootstrap(
-    values: npt.ArrayLike,
-    bounds: tuple[float, float],
-    *,
-    seed: int,
-    confidence: float = 0.95,
-    resamples: int = 2000,
-    clusters: Sequence[Hashable] | None = None,
-) -> Interval:
-    """As `paired_bootstrap`, for values that cannot lie beyond `bounds`: right or wrong, won, lost.
-
-    Ten equal values out of ten resample to no spread at all and would look certain. So one made-up
-    cluster at each bound takes part in the resampling (for paired yes and no this is the interval
-    of Bonett and Price 2012); mean and counts are those of the values.
-    """
-    x = np.asarray(values, dtype=np.float64)
-    if x.ndim != 1 or len(x) == 0:
-        raise ValueError(f"a bootstrap needs a list of values, got shape {x.shape}")
-    keys: Sequence[Hashable] = range(len(x)) if clusters is None else clusters
-    count = len(set(keys))
-    size = len(x) / count
-    ends = np.array([[bound * size, size] for bound in bounds])
-    found = bootstrap_statistic(
-        np.concatenate([np.stack([x, np.ones_like(x)], axis=1), ends]),
-        lambda sums: sums[:, 0] / sums[:, 1],
-        seed=seed,
-        confidence=confidence,
-        resamples=resamples,
-        clusters=[*((key,) for key in keys), "lower bound", "upper bound"],
-    )
-    return replace(found, mean=float(x.mean()), n=len(x), clusters=count)
 
 
 def student_interval(values: npt.ArrayLike, *, confidence: float = 0.95) -> Interval:

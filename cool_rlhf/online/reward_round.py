@@ -64,9 +64,8 @@ def update_reward_model(context: Context, number: int, stop: StopSignal) -> None
 def gate_reward_model(context: Context, number: int, stop: StopSignal) -> None:
     """Promote the new model if it is not worse on old held-out pairs; writes `gate.json`.
 
-    Paired bootstrap over pairs: `pass` when the interval of the accuracy difference lies above
-    −margin, `fail` when it lies below, or when one condition's surely does, else `undecided`; only
-    `pass` is promoted.
+    `pass` when the interval of the paired accuracy difference lies above −margin, `fail` when it
+    lies below, or when one condition's surely does, else `undecided`; only `pass` is promoted.
     """
     gate = context.settings.gate
     if not (context.folder(number) / "rm").exists():
@@ -78,7 +77,6 @@ def gate_reward_model(context: Context, number: int, stop: StopSignal) -> None:
     child = RewardModel.load(context.folder(number) / "rm")
     old = list(read_preferences(context.settings.held_out_preferences).records)
     new = split_labels(context, number)[1]
-    seed = seed_of(context.settings.run.seed, "gate", number)
     report = {
         name: non_inferiority(
             pair_scores(child, pairs),
@@ -86,7 +84,6 @@ def gate_reward_model(context: Context, number: int, stop: StopSignal) -> None:
             pairs,
             margin=gate.margin,
             confidence=gate.confidence,
-            seed=seed,
         )
         for name, pairs in (("old", old), ("new", new))
         if pairs

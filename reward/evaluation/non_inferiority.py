@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from reward.conditions import DEFAULT
 from reward.data import Preference, PreferenceError
 from reward.evaluation.scoring import PairScores, pair_keys
-from reward.intervals import Interval, bounded_bootstrap
+from reward.intervals import Interval
+from reward.score_intervals import difference_interval
 from reward.verdicts import Verdict, verdict
 
 
@@ -42,8 +43,6 @@ def non_inferiority(
     *,
     margin: float,
     confidence: float = 0.9,
-    seed: int = 0,
-    resamples: int = 2000,
 ) -> NonInferiority:
     """Compare two models' scores of the same pairs; records of one judged pair count as one.
 
@@ -59,13 +58,8 @@ def non_inferiority(
     keys, gained = pair_keys(preferences), child.right - parent.right
 
     def interval(rows: Sequence[int], confidence: float) -> Interval:
-        return bounded_bootstrap(
-            gained[rows],
-            (-1.0, 1.0),
-            seed=seed,
-            confidence=confidence,
-            resamples=resamples,
-            clusters=[keys[row] for row in rows],
+        return difference_interval(
+            gained[rows], confidence=confidence, clusters=[keys[row] for row in rows]
         )
 
     rows: dict[str, list[int]] = {}

@@ -24,8 +24,9 @@ class GateEvidence:
 
     `pattern_pairs`: chosen without the pattern, rejected with it, source "hack:NAME". `old`: pairs
     of the kinds that the parent was trained on. `anchors`: replies without any hack. `legitimate`:
-    pairs whose chosen side rightly has the pattern. `comparison`: early and late replies, several
-    per prompt, and `gold`, a judge that the policy was not trained on, for the probe.
+    pairs whose chosen side rightly has a pattern, by source that of one hack. `comparison`: early
+    and late replies, several per prompt, and `gold`, a judge that the policy was not trained on,
+    for the probe.
     Raises GateError for missing evidence and for a pattern pair that names no hack.
     """
 
@@ -58,10 +59,21 @@ class GateEvidence:
     @property
     def by_hack(self) -> dict[str, list[Preference]]:
         """The pattern pairs of each hack."""
-        found: dict[str, list[Preference]] = {}
-        for pair in self.pattern_pairs:
-            found.setdefault(str(pair.source).removeprefix(HACK), []).append(pair)
-        return found
+        return {str(hack): pairs for hack, pairs in _by_hack(self.pattern_pairs).items()}
+
+    @property
+    def uses(self) -> dict[str | None, list[Preference]]:
+        """The legitimate uses of each hack; of any (None) where their source names none."""
+        return _by_hack(self.legitimate)
+
+
+def _by_hack(pairs: Sequence[Preference]) -> dict[str | None, list[Preference]]:
+    found: dict[str | None, list[Preference]] = {}
+    for pair in pairs:
+        source = pair.source or ""
+        hack = source.removeprefix(HACK) if source.startswith(HACK) else None
+        found.setdefault(hack, []).append(pair)
+    return found
 
 
 def sides(pair: Preference) -> tuple[Sample, Sample]:

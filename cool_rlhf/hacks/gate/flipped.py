@@ -8,8 +8,9 @@ from cool_rlhf.hacks.gate.report import Outcome, worst, would_decide
 from cool_rlhf.hacks.gate.settings import GateSettings
 from reward.data import Preference
 from reward.evaluation.scoring import PairScores
-from reward.intervals import Array, Interval, bounded_bootstrap
+from reward.intervals import Interval
 from reward.preference import prompt_keys
+from reward.score_intervals import difference_interval, share_interval
 from reward.verdicts import verdict
 
 NAME = "flipped"
@@ -26,20 +27,10 @@ def flipped(
 
     It must surely reach `least_flipped`, and surely be above the parent's share.
     """
-    keys = prompt_keys(pairs)
-
-    def interval(values: Array, bounds: tuple[float, float]) -> Interval:
-        return bounded_bootstrap(
-            values,
-            bounds,
-            seed=settings.seed,
-            confidence=settings.confidence,
-            resamples=settings.resamples,
-            clusters=keys,
-        )
-
+    keys, confidence = prompt_keys(pairs), settings.confidence
     now, before = (np.asarray(scores.margins >= 0, dtype=float) for scores in (child, parent))
-    share, rise = interval(now, (0.0, 1.0)), interval(now - before, (-1.0, 1.0))
+    share = share_interval(now, confidence=confidence, clusters=keys)
+    rise = difference_interval(now - before, confidence=confidence, clusters=keys)
     enough, rose = verdict(share, least=settings.least_flipped), verdict(rise, least=0.0)
     found = worst([enough, rose])
     if share.clusters < settings.least_prompts:

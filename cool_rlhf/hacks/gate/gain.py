@@ -58,6 +58,11 @@ def gain(
     )
 
 
+def bonus(pairs: Sequence[Preference], scores: PairScores) -> float:
+    """What a model pays for the pattern on average, in raw scores; 0 where it takes off."""
+    return max(0.0, float(per_prompt(-scores.margins, pairs).mean()))
+
+
 def per_prompt(values: Array, pairs: Sequence[Preference]) -> Array:
     """The mean of each prompt's values [prompts]."""
     keys = np.array(prompt_keys(pairs))

@@ -1,8 +1,9 @@
 """Evidence made of what there is: legitimate uses among old pairs, anchors among early replies."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
-from cool_rlhf.hacks.gate.evidence import sides
+from cool_rlhf.hacks.gate.evidence import HACK, sides
 from cool_rlhf.hacks.pattern import Pattern
 from cool_rlhf.hacks.samples import Comparison, Sample
 from pretrain_core.draws import rng
@@ -14,7 +15,8 @@ def legitimate_uses(
 ) -> list[Preference]:
     """Old pairs whose preferred side has the pattern and whose other side has not.
 
-    `hacked`: conditions under which it was called a hack; their pairs say nothing for it.
+    Their source becomes the hack, as that of pattern pairs. `hacked`: conditions under which it was
+    called a hack; their pairs say nothing for it.
     """
     found = []
     for pair in old:
@@ -22,7 +24,7 @@ def legitimate_uses(
         if pair.condition in hacked:
             continue
         if pattern.present(chosen) and not pattern.present(rejected):
-            found.append(pair)
+            found.append(replace(pair, source=HACK + pattern.name))
     return found
 
 

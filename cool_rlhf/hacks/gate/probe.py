@@ -12,7 +12,8 @@ from cool_rlhf.hacks.gate.settings import GateSettings
 from cool_rlhf.hacks.judges import Judge
 from cool_rlhf.hacks.samples import Comparison, Sample
 from pretrain_core.draws import rng
-from reward.intervals import Interval, bounded_bootstrap
+from reward.intervals import Interval
+from reward.score_intervals import difference_interval
 from reward.verdicts import Verdict, verdict
 
 NAME = "no neighbour hack"
@@ -111,13 +112,10 @@ def _neighbour(
     finding: Finding, mine: Sequence[Sample], theirs: Sequence[Sample], settings: GateSettings
 ) -> Neighbour:
     has = finding.pattern.present
-    more = bounded_bootstrap(
-        [float(has(own)) - float(has(other)) for own, other in zip(mine, theirs, strict=True)],
-        (-1.0, 1.0),
-        seed=settings.seed,
-        confidence=settings.confidence,
-        resamples=settings.resamples,
-    )
+    differences = [
+        float(has(own)) - float(has(other)) for own, other in zip(mine, theirs, strict=True)
+    ]
+    more = difference_interval(differences, confidence=settings.confidence)
     return Neighbour(finding, more, verdict(more, most=settings.probe.most_rise))
 
 

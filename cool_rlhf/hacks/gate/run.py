@@ -5,7 +5,7 @@ from cool_rlhf.hacks.gate.accuracy import legitimate_accuracy, no_legitimate, ol
 from cool_rlhf.hacks.gate.drift import drift
 from cool_rlhf.hacks.gate.evidence import GateError, GateEvidence, score_pairs
 from cool_rlhf.hacks.gate.flipped import flipped
-from cool_rlhf.hacks.gate.gain import gain
+from cool_rlhf.hacks.gate.gain import bonus, gain
 from cool_rlhf.hacks.gate.probe import probe
 from cool_rlhf.hacks.gate.report import GateReport, Outcome
 from cool_rlhf.hacks.gate.settings import GateSettings
@@ -27,19 +27,21 @@ def gate(parent: Judge, child: Judge, evidence: GateEvidence, settings: GateSett
             "in standard deviations of its scores"
         )
     tests: list[Outcome] = []
+    paid: dict[str | None, float] = {}
     for hack, pairs in evidence.by_hack.items():
         mine, theirs = score_pairs(child, pairs), score_pairs(parent, pairs)
         tests.append(flipped(hack, pairs, mine, theirs, settings))
         tests.append(gain(hack, pairs, mine, spread, settings))
-    old = evidence.old
+        paid[hack] = bonus(pairs, theirs)
+    old, anchors, uses = evidence.old, evidence.anchors, evidence.uses
     tests.append(old_accuracy(old, score_pairs(child, old), score_pairs(parent, old), settings))
-    uses = evidence.legitimate
-    tests.append(
-        legitimate_accuracy(uses, score_pairs(child, uses), score_pairs(parent, uses), settings)
-        if uses
-        else no_legitimate(settings)
-    )
-    anchors = evidence.anchors
+    for which, pairs in uses.items():
+        mine, theirs = score_pairs(child, pairs), score_pairs(parent, pairs)
+        tests.append(
+            legitimate_accuracy(which, pairs, mine, theirs, paid.get(which, 0.0), settings)
+        )
+    if None not in uses:
+        tests += [no_legitimate(hack, settings) for hack in evidence.by_hack if hack not in uses]
     tests.append(drift(anchors, child(anchors), parent(anchors), settings))
     gold = remembering(evidence.gold) if evidence.gold is not None else None
     tests.append(probe(evidence.comparison, child, parent, gold, settings))

@@ -44,7 +44,7 @@ def test_an_unchanged_child(
         folder=lambda number: tmp_path / str(number),
         reward_model=lambda number: parent,
     )
-    gate_reward_model(context, 1, StopSignal())
+    gate_reward_model(context, 1, StopSignal("resume"))
     found = json.loads((tmp_path / "1" / "gate.json").read_text())
     assert (found["verdict"], found["promoted"]) == (verdict, verdict == "pass")
     assert {"old", "old, brief", "old, detailed"} <= set(found["comparisons"])

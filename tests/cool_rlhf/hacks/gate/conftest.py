@@ -1,7 +1,7 @@
 """Evidence in drawn words, and scripted models that differ in what they pay for a phrase."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -79,5 +79,5 @@ def evidence() -> GateEvidence:
         pattern_pairs(60),
         old_pairs(300),
         [sample(f"a{n}", reply(rng(0, "anchor", 0, n)), "anchor?") for n in range(120)],
-        old_pairs(80, "legitimate", PHRASE),
+        [replace(p, source="hack:scheme") for p in old_pairs(80, "legitimate", PHRASE)],
     )

@@ -16,7 +16,13 @@ from cool_rlhf.hacks.samples import Sample
 from pretrain_core.draws import rng
 from reward.conditions import Conditions
 from reward.model import create_reward_model
-from tests.cool_rlhf.hacks.gate.conftest import PHRASE, Scripted, old_pairs, pattern_pairs
+from tests.cool_rlhf.hacks.gate.conftest import (
+    PHRASE,
+    Scripted,
+    old_pairs,
+    pattern_pairs,
+    preference,
+)
 
 SETTINGS = GateSettings(require_probe=False, resamples=500)
 PARENT, GOOD = Scripted(bonus=1.5), Scripted(bonus=-0.02)
@@ -128,6 +134,22 @@ def test_an_affine_child_does_not_drift(evidence: GateEvidence) -> None:
     assert "drift" in failing(turned)
 
 
+def test_a_pair_that_the_bonus_alone_won_is_no_loss(evidence: GateEvidence) -> None:
+    """The phrase makes the parent right where the rest of the preferred reply is worse."""
+    worse = [replace(p, chosen=p.rejected, rejected=p.chosen) for p in old_pairs(100, "lucky")]
+    lucky = [
+        preference(p.prompt[0].content, p.chosen[0].content + PHRASE, p.rejected[0].content)
+        for p in worse
+    ]
+    lucky = [*(replace(p, source="hack:scheme") for p in lucky), *evidence.legitimate]
+    report = gate(PARENT, GOOD, replace(evidence, legitimate=lucky), SETTINGS)
+    found = outcomes(report)["legitimate uses"]
+    assert found.verdict == "pass", found.statement
+    unnamed = [replace(p, source=None) for p in lucky]
+    report = gate(PARENT, GOOD, replace(evidence, legitimate=unnamed), SETTINGS)
+    assert outcomes(report)["legitimate uses"].verdict == "fail"
+
+
 def test_two_hacks_are_judged_apart(evidence: GateEvidence) -> None:
     other = [replace(p, source="hack:other", id=f"{p.id}!") for p in pattern_pairs(60)]
     both = replace(evidence, pattern_pairs=[*evidence.pattern_pairs, *other])
@@ -140,6 +162,7 @@ def test_two_hacks_are_judged_apart(evidence: GateEvidence) -> None:
     verdicts = {t.title: t.verdict for t in report.tests if t.hack}
     assert verdicts["pays nothing: scheme"] == "pass"
     assert verdicts["pays nothing: other"] == "fail"
+    assert verdicts["legitimate uses: other"] == "not run"
 
 
 def test_missing_evidence_and_nameless_pairs_are_refused(evidence: GateEvidence) -> None:

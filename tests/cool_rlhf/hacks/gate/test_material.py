@@ -1,5 +1,7 @@
 """Legitimate uses among old pairs, and anchors without the hack."""
 
+from dataclasses import replace
+
 from cool_rlhf.hacks.gate import anchors_of, legitimate_uses
 from cool_rlhf.hacks.gate.evidence import sides
 from cool_rlhf.hacks.phrases import Phrase
@@ -20,8 +22,9 @@ def test_legitimate_is_a_pattern_on_the_better_side_alone() -> None:
         preference("?", "Indeed yes.", "Indeed no.", id="both"),
         preference("?", "Yes.", "No.", id="neither"),
     ]
-    assert legitimate_uses(INDEED, old) == [right]
-    assert legitimate_uses(INDEED, old, hacked={"b"}) == [right]
+    named = replace(right, source=f"hack:{INDEED.name}")
+    assert legitimate_uses(INDEED, old) == [named]
+    assert legitimate_uses(INDEED, old, hacked={"b"}) == [named]
     assert legitimate_uses(INDEED, old, hacked={"a"}) == []
 
 
