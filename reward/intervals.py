@@ -1,4 +1,4 @@
-"""Paired bootstrap intervals over clusters, vectorised."""
+"""Paired bootstrap intervals over clusters, vectorised; and Student's for few values."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -57,6 +57,21 @@ def paired_bootstrap(
         resamples=resamples,
         clusters=clusters,
     )
+
+
+def student_interval(values: npt.ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Mean of at least two independent values with Student's interval; for few of them.
+
+    A percentile bootstrap of a dozen values is too short. Raises ValueError for fewer than two.
+    """
+    from scipy.stats import t as student
+
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or len(x) < 2:
+        raise ValueError(f"Student's interval needs two values, got shape {x.shape}")
+    mean = float(x.mean())
+    half = float(student.ppf((1 + confidence) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    return Interval(mean, mean - half, mean + half, len(x), len(x), confidence)
 
 
 def bootstrap_statistic(
