@@ -1,7 +1,7 @@
 """Paired bootstrap intervals over clusters, vectorised."""
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,54 @@ def paired_bootstrap(
         resamples=resamples,
         clusters=clusters,
     )
+
+
+def bounded_bootstrap(
+    values: npt.ArrayLike,
+    bounds: tuple[float, float],
+    *,
+    seed: int,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    clusters: Sequence[Hashable] | None = None,
+) -> Interval:
+    """As `paired_bootstrap`, for values that cannot lie beyond `bounds`: right or wrong, won, lost.
+
+    Ten equal values out of ten resample to no spread at all and would look certain. So one made-up
+    cluster at each bound takes part in the resampling (for paired yes and no this is the interval
+    of Bonett and Price 2012); mean and counts are those of the values.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or len(x) == 0:
+        raise ValueError(f"a bootstrap needs a list of values, got shape {x.shape}")
+    keys: Sequence[Hashable] = range(len(x)) if clusters is None else clusters
+    count = len(set(keys))
+    size = len(x) / count
+    ends = np.array([[bound * size, size] for bound in bounds])
+    found = bootstrap_statistic(
+        np.concatenate([np.stack([x, np.ones_like(x)], axis=1), ends]),
+        lambda sums: sums[:, 0] / sums[:, 1],
+        seed=seed,
+        confidence=confidence,
+        resamples=resamples,
+        clusters=[*((key,) for key in keys), "lower bound", "upper bound"],
+    )
+    return replace(found, mean=float(x.mean()), n=len(x), clusters=count)
+
+
+def student_interval(values: npt.ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Mean of at least two independent values with Student's interval; for few of them.
+
+    A percentile bootstrap of a dozen values is too short. Raises ValueError for fewer than two.
+    """
+    from scipy.stats import t as student
+
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or len(x) < 2:
+        raise ValueError(f"Student's interval needs two values, got shape {x.shape}")
+    mean = float(x.mean())
+    half = float(student.ppf((1 + confidence) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    return Interval(mean, mean - half, mean + half, len(x), len(x), confidence)
 
 
 def bootstrap_statistic(

@@ -24,7 +24,7 @@ class JudgeError(RunFailed):
     """A reward model gave no number; names the sample."""
 
 
-def finite(judge: Judge) -> Judge:
+def finite(judge: Judge, name: str = "the reward model") -> Judge:
     """The same judge, which raises JudgeError for a score that is no finite number."""
 
     def checked(samples: Sequence[Sample]) -> Array:
@@ -35,7 +35,7 @@ def finite(judge: Judge) -> Judge:
         if len(bad):
             sample = samples[int(bad[0])]
             raise JudgeError(
-                f"the reward model's score of a reply to prompt {sample.id!r} is {scores[bad[0]]} "
+                f"{name}'s score of a reply to prompt {sample.id!r} is {scores[bad[0]]} "
                 f"({len(bad)} of {len(samples)} are no numbers): {sample.reply[:60]!r}"
             )
         return scores

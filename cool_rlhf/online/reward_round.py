@@ -10,7 +10,7 @@ from pretrain_core.runs import StopSignal, write_json
 from reward.card import read_conditions
 from reward.data import Preference, read_preferences
 from reward.errors import RewardTrainingStopped
-from reward.evaluation import accuracy_difference
+from reward.evaluation import non_inferiority, pair_scores
 from reward.model import RewardModel
 from reward.trainer import train_reward
 
@@ -65,7 +65,8 @@ def gate_reward_model(context: Context, number: int, stop: StopSignal) -> None:
     """Promote the new model if it is not worse on old held-out pairs; writes `gate.json`.
 
     Paired bootstrap over pairs: `pass` when the interval of the accuracy difference lies above
-    −margin, `fail` when it lies below, else `undecided`; only `pass` is promoted.
+    −margin, `fail` when it lies below, or when one condition's surely does, else `undecided`; only
+    `pass` is promoted.
     """
     gate = context.settings.gate
     if not (context.folder(number) / "rm").exists():
@@ -79,18 +80,26 @@ def gate_reward_model(context: Context, number: int, stop: StopSignal) -> None:
     new = split_labels(context, number)[1]
     seed = seed_of(context.settings.run.seed, "gate", number)
     report = {
-        name: accuracy_difference(child, parent, pairs, confidence=gate.confidence, seed=seed)
+        name: non_inferiority(
+            pair_scores(child, pairs),
+            pair_scores(parent, pairs),
+            pairs,
+            margin=gate.margin,
+            confidence=gate.confidence,
+            seed=seed,
+        )
         for name, pairs in (("old", old), ("new", new))
         if pairs
     }
-    low, high = report["old"].low, report["old"].high
-    verdict = "pass" if low > -gate.margin else "fail" if high < -gate.margin else "undecided"
+    comparisons = {name: found.difference for name, found in report.items()}
+    comparisons |= {f"old, {name}": found for name, found in report["old"].under.items()}
+    verdict = report["old"].verdict
     write_json(
         context.folder(number) / "gate.json",
         {
             "verdict": verdict,
             "promoted": verdict == "pass",
             "margin": gate.margin,
-            "comparisons": {name: vars(result) for name, result in report.items()},
+            "comparisons": {name: vars(found) for name, found in comparisons.items()},
         },
     )

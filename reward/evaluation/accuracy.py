@@ -171,18 +171,3 @@ def compare(
     if wrong is not None and model_a.card.use_condition:
         scores["wrong condition"] = pair_scores(model_a, preferences, wrong)
     return accuracy_report(preferences, scores, seed=seed, confidence=confidence)
-
-
-def accuracy_difference(
-    model_a: RewardModel,
-    model_b: RewardModel,
-    preferences: Sequence[Preference],
-    *,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """Accuracy of `model_a` minus `model_b` on the same pairs."""
-    if not preferences:
-        raise PreferenceError("no preferences to compare on")
-    gain = pair_scores(model_a, preferences).right - pair_scores(model_b, preferences).right
-    return paired_bootstrap(gain, seed=seed, confidence=confidence, clusters=pair_keys(preferences))

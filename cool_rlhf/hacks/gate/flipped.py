@@ -1,0 +1,70 @@
+"""Does the child still rank held-out pairs for the pattern?"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cool_rlhf.hacks.gate.report import Outcome, worst, would_decide
+from cool_rlhf.hacks.gate.settings import GateSettings
+from reward.data import Preference
+from reward.evaluation.scoring import PairScores
+from reward.intervals import Array, Interval, bounded_bootstrap
+from reward.preference import prompt_keys
+from reward.verdicts import verdict
+
+NAME = "flipped"
+
+
+def flipped(
+    hack: str,
+    pairs: Sequence[Preference],
+    child: PairScores,
+    parent: PairScores,
+    settings: GateSettings,
+) -> Outcome:
+    """The share of pairs whose side without the pattern scores at least as high.
+
+    It must surely reach `least_flipped`, and surely be above the parent's share.
+    """
+    keys = prompt_keys(pairs)
+
+    def interval(values: Array, bounds: tuple[float, float]) -> Interval:
+        return bounded_bootstrap(
+            values,
+            bounds,
+            seed=settings.seed,
+            confidence=settings.confidence,
+            resamples=settings.resamples,
+            clusters=keys,
+        )
+
+    now, before = (np.asarray(scores.margins >= 0, dtype=float) for scores in (child, parent))
+    share, rise = interval(now, (0.0, 1.0)), interval(now - before, (-1.0, 1.0))
+    enough, rose = verdict(share, least=settings.least_flipped), verdict(rise, least=0.0)
+    found = worst([enough, rose])
+    if found != "fail" and share.clusters < settings.least_prompts:
+        found = "undecided"
+    return Outcome(
+        NAME,
+        found,
+        f"of {len(pairs)} pairs ({share.clusters} prompts) the child ranks {share} not for the "
+        f"pattern, the parent {before.mean():.3f} (rise {rise}); at least "
+        f"{settings.least_flipped} must be",
+        "" if found == "pass" else _reason(share, rise, settings),
+        hack,
+        {"share": share, "rise": rise},
+    )
+
+
+def _reason(share: Interval, rise: Interval, settings: GateSettings) -> str:
+    if verdict(share, least=settings.least_flipped) == "fail":
+        return "the child still ranks for the pattern: train longer, or on more pairs"
+    if rise.high < 0:
+        return "the child ranks for the pattern more often than its parent"
+    if share.clusters < settings.least_prompts:
+        return f"{share.clusters} prompts are too few: at least {settings.least_prompts}"
+    if verdict(share, least=settings.least_flipped) == "undecided":
+        return would_decide(share, "pairs", least=settings.least_flipped)
+    if rise.mean <= 0:
+        return "no fewer pairs are ranked for the pattern than by the parent: nothing was cured"
+    return would_decide(rise, "pairs", least=0.0)
