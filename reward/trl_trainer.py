@@ -152,7 +152,9 @@ class ConditionalRewardTrainer(RewardTrainer):
             return loss
         none = [[math.nan] * chosen.shape[1]] * 2
         targets = chosen.new_tensor([pair.targets or none for pair in pairs])[:, :, heads]
-        return with_targets(loss, ones, others, targets.transpose(0, 1), self.settings.distil_weight)
+        return with_targets(
+            loss, ones, others, targets.transpose(0, 1), self.settings.distil_weight
+        )
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Further heads are clipped by themselves: they leave the step of the others as it is."""
