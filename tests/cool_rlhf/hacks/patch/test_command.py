@@ -155,7 +155,7 @@ def test_wrong_requests_are_refused_before_the_training(
         run(hacked, files, out, "--promote")
     with pytest.raises(PatchError, match=ADMIN_VARIABLE):
         run(hacked, files, out, "--service", "http://127.0.0.1:1")
-    with pytest.raises(PatchError, match="120 pairs of .* too"):
+    with pytest.raises(PatchError, match=r"120 pairs of .* too"):
         run(hacked, files | {"old": files["held"]}, out)
     with pytest.raises(PatchError, match="--early and --late"):
         run(hacked, files, out, "--early", str(files["old"]))
