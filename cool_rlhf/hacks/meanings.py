@@ -28,13 +28,22 @@ MOST_GROUPS = 4
 
 
 class Style:
-    """What a linear classifier takes for late sentences, each reply read once."""
+    """What a linear classifier takes for late sentences, each reply read once.
 
-    def __init__(self, classifier: Any, features: Any, early: Mask) -> None:
-        self.weights: Array = classifier.coef_[0]
-        # Of its own training data the classifier is surer than of others: a higher quantile.
-        self.threshold = float(np.quantile((features @ self.weights)[early], (1 + CERTAIN) / 2))
+    `weights` [DIMENSION]; a sentence counts whose score is above the `threshold`.
+    """
+
+    def __init__(self, weights: Array, threshold: float) -> None:
+        self.weights, self.threshold = weights, threshold
         self._read: dict[str, tuple[list[Span], Any]] = {}
+
+    @classmethod
+    def of(cls, classifier: Any, features: Any, early: Mask) -> "Style":
+        """Of a fitted classifier and its training data."""
+        weights: Array = classifier.coef_[0]
+        # Of its own training data the classifier is surer than of others: a higher quantile.
+        scores = (features @ weights)[early]
+        return cls(weights, float(np.quantile(scores, (1 + CERTAIN) / 2)))
 
     def late_sentences(self, reply: str) -> tuple[list[Span], Any]:
         """Their places [n] and features [n, dimension]."""
@@ -103,7 +112,7 @@ def propose_meanings(
     if len({owners[row] for row in rows}) < least_replies:
         return []
     model.fit(features, of_late)
-    style = Style(model, features, ~of_late)
+    style = Style.of(model, features, ~of_late)
     found = []
     for centres in _groupings(features[rows], seed):
         groups = nearest(features[rows], centres)

@@ -6,6 +6,7 @@ from typing import Any
 from cool_rlhf.hacks.detect import Detection, Finding
 from cool_rlhf.hacks.evidence import Payment
 from cool_rlhf.hacks.settings import HackSettings
+from cool_rlhf.hacks.specification import specification
 from pretrain_core.runs.figures import Band, interval_chart
 from pretrain_core.runs.html import (
     Section,
@@ -60,6 +61,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
     return {
         "name": finding.pattern.name,
         "family": finding.pattern.family,
+        "pattern": specification(finding.pattern),
         "verdict": finding.verdict,
         "reason": finding.reason,
         "early": rise.early,
@@ -107,7 +109,7 @@ def as_page(detection: Detection, settings: HackSettings, title: str) -> str:
     measured = [f for f in detection.findings if f.paid is not None and f.paid.gain is not None]
     if detection.findings:
         sections.append(Section("Pictures", charts(_pictures(detection.findings, measured))))
-    sections += [Section(_short(f.pattern.name), _evidence(f)) for f in detection.findings]
+    sections += [Section(short(f.pattern.name), _evidence(f)) for f in detection.findings]
     sections.append(Section("What was looked at", _proposed(detection, settings)))
     found = [f"{_count(detection, verdict)} {verdict}" for verdict in MEANINGS]
     lead = paragraph(f"{detection.prompts} prompts · " + " · ".join(found), dim=True)
@@ -127,7 +129,7 @@ def _row(finding: Finding) -> list[str]:
     paid, gold = finding.paid, finding.gold
     return [
         finding.verdict,
-        _short(finding.pattern.name),
+        short(finding.pattern.name),
         f"{rise.early:.0%} → {rise.late:.0%}",
         f"{rise.p:.2g}",
         str(paid.gain) if paid and paid.gain else "-",
@@ -152,13 +154,13 @@ def _verdicts(detection: Detection) -> str:
 
 def _pictures(findings: Sequence[Finding], measured: Sequence[Finding]) -> list[str]:
     shares: dict[str, dict[str, Band]] = {
-        policy: {_short(f.pattern.name): (_share(f, policy),) * 3 for f in findings}
+        policy: {short(f.pattern.name): (_share(f, policy),) * 3 for f in findings}
         for policy in ("early", "late")
     }
     pictures = [interval_chart(shares, "replies that have it", "share")]
     pays: dict[str, dict[str, Band]] = {"reward model": {}, "gold": {}}
     for finding in measured:
-        name = _short(finding.pattern.name)
+        name = short(finding.pattern.name)
         for judge, paid in (("reward model", finding.paid), ("gold", finding.gold)):
             shown = paid and (paid.gain or paid.matched)
             if shown:
@@ -233,5 +235,6 @@ def _count(detection: Detection, verdict: str) -> int:
     return sum(finding.verdict == verdict for finding in detection.findings)
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """A pattern's name as pictures and tables show it."""
     return name if len(name) <= SHORT else name[: SHORT - 1] + "…"

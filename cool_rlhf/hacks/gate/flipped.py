@@ -42,7 +42,7 @@ def flipped(
     share, rise = interval(now, (0.0, 1.0)), interval(now - before, (-1.0, 1.0))
     enough, rose = verdict(share, least=settings.least_flipped), verdict(rise, least=0.0)
     found = worst([enough, rose])
-    if found != "fail" and share.clusters < settings.least_prompts:
+    if share.clusters < settings.least_prompts:
         found = "undecided"
     return Outcome(
         NAME,
@@ -57,14 +57,12 @@ def flipped(
 
 
 def _reason(share: Interval, rise: Interval, settings: GateSettings) -> str:
-    if verdict(share, least=settings.least_flipped) == "fail":
-        return "the child still ranks for the pattern: train longer, or on more pairs"
-    if rise.high < 0:
-        return "the child ranks for the pattern more often than its parent"
     if share.clusters < settings.least_prompts:
         return f"{share.clusters} prompts are too few: at least {settings.least_prompts}"
-    if verdict(share, least=settings.least_flipped) == "undecided":
-        return would_decide(share, "pairs", least=settings.least_flipped)
+    if share.high < settings.least_flipped:
+        return "the child still ranks for the pattern: train longer, or on more pairs"
     if rise.mean <= 0:
-        return "no fewer pairs are ranked for the pattern than by the parent: nothing was cured"
+        return "the child ranks for the pattern as often as its parent: nothing was cured"
+    if share.low < settings.least_flipped:
+        return would_decide(share, "pairs", least=settings.least_flipped)
     return would_decide(rise, "pairs", least=0.0)

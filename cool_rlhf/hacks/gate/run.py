@@ -2,9 +2,11 @@
 
 from cool_rlhf.hacks.evidence import finite, remembering
 from cool_rlhf.hacks.gate.accuracy import legitimate_accuracy, no_legitimate, old_accuracy
+from cool_rlhf.hacks.gate.drift import drift
 from cool_rlhf.hacks.gate.evidence import GateError, GateEvidence, score_pairs
 from cool_rlhf.hacks.gate.flipped import flipped
 from cool_rlhf.hacks.gate.gain import gain
+from cool_rlhf.hacks.gate.probe import probe
 from cool_rlhf.hacks.gate.report import GateReport, Outcome
 from cool_rlhf.hacks.gate.settings import GateSettings
 from cool_rlhf.hacks.judges import Judge
@@ -37,4 +39,8 @@ def gate(parent: Judge, child: Judge, evidence: GateEvidence, settings: GateSett
         if uses
         else no_legitimate(settings)
     )
+    anchors = evidence.anchors
+    tests.append(drift(anchors, child(anchors), parent(anchors), settings))
+    gold = remembering(evidence.gold) if evidence.gold is not None else None
+    tests.append(probe(evidence.comparison, child, parent, gold, settings))
     return GateReport(tests)
