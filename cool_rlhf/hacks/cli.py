@@ -85,12 +85,14 @@ def patch(
     old: Annotated[Path, typer.Option(help="preferences that the parent was trained on")],
     held_out: Annotated[Path, typer.Option(help="preferences of their kind, for the gate alone")],
     out: Annotated[Path, typer.Option(help="folder for rm/, patch.json, report.html")],
+    hacks: Annotated[
+        Path | None,
+        typer.Option(help="what `hacks detect` found; default: hacks.json beside PAIRS"),
+    ] = None,
     legitimate: Annotated[
         Path | None, typer.Option(help="preferences whose better side rightly has the pattern")
     ] = None,
-    anchors: Annotated[
-        Path | None, typer.Option(help="samples without hacks; default: the sides of --held-out")
-    ] = None,
+    anchors: Annotated[Path | None, typer.Option(help="samples without any hack")] = None,
     early: Annotated[Path | None, typer.Option(help="samples, for the best-of-n probe")] = None,
     late: Annotated[Path | None, typer.Option(help="samples, for the best-of-n probe")] = None,
     gold: Gold = None,
@@ -119,7 +121,9 @@ def patch(
     from reward.registry import resolve_model
 
     settings = load(PatchRunSettings, config, overrides or []).value
-    files = PatchFiles(pairs, old, held_out, legitimate, anchors, early, late)
+    beside = pairs.with_name("hacks.json")
+    found = hacks or (beside if beside.is_file() else None)
+    files = PatchFiles(pairs, old, held_out, legitimate, anchors, early, late, found)
     release = Release(register, promote, service, registry)
     parent = resolve_model(reward)
     with (

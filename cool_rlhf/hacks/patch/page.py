@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from cool_rlhf.hacks.gate.page import gate_section
+from cool_rlhf.hacks.page import short
 from cool_rlhf.hacks.patch.run import PatchResult
 from cool_rlhf.hacks.patch.split import by_hack
 from pretrain_core.runs.figures import Band, interval_chart
@@ -34,17 +36,10 @@ def as_page(result: PatchResult, release: Mapping[str, Any]) -> str:
 def sections(result: PatchResult) -> list[Section]:
     """The parts that a larger report can take in."""
     return [
-        Section("Gate", _gate(result)),
+        gate_section(result.gate),
         Section("Pattern pairs", _pattern(result)),
         Section("Old pairs", _old(result)),
     ]
-
-
-def _gate(result: PatchResult) -> str:
-    header, *rows = result.gate.rows()
-    text = paragraph(f"Verdict: {result.gate.verdict}.")
-    text += "".join(paragraph(reason) for reason in result.gate.reasons)
-    return text + table(rows, header)
 
 
 def _pattern(result: PatchResult) -> str:
@@ -73,7 +68,7 @@ def _paid(result: PatchResult) -> str:
                 seed=result.settings.seed,
                 clusters=prompt_keys(own),
             )
-            pays[judge][name] = found.mean, found.low, found.high
+            pays[judge][short(name)] = found.mean, found.low, found.high
     return interval_chart(pays, "paid for the pattern", "raw score", reference=0.0)
 
 

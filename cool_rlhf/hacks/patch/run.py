@@ -101,7 +101,7 @@ def run_patch(
     if child.exists():
         raise PatchError(f"{child} is there already: choose another --out or remove it")
     before = RewardModel.load(parent)
-    texts = read_texts(files, before, settings.gate.probe.detector.least_common)
+    texts = read_texts(files, before, settings.gate)
     out.mkdir(parents=True, exist_ok=True)
     patched = patch_reward_model(
         parent, texts.pairs, texts.old, child, settings, parents=files.given, stop=stop

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from cool_rlhf.hacks.gate import GateEvidence
+from cool_rlhf.hacks.gate import GateEvidence, GateSettings, anchors_of
 from cool_rlhf.hacks.gate.evidence import sides
 from cool_rlhf.hacks.judges import Judge
+from cool_rlhf.hacks.patch.found import FoundHack, read_hacks, rightful
 from cool_rlhf.hacks.patch.settings import PatchError
+from cool_rlhf.hacks.patch.split import by_hack
 from cool_rlhf.hacks.samples import Comparison, Sample, SampleFile, compare, read_samples
 from pretrain_core.chat import Message
 from reward.data import Preference, read_preferences
@@ -15,10 +17,12 @@ from reward.evaluation.scoring import pair_keys, scorable
 from reward.inputs import RewardInputError
 from reward.model import RewardModel
 
+MOST_ANCHORS = 1000
+
 
 @dataclass(frozen=True)
 class PatchFiles:
-    """Where the texts stand: preferences, and samples (`early`, `late`, `anchors`)."""
+    """Where the texts stand: preferences, samples (`anchors`, `early`, `late`), `hacks.json`."""
 
     pairs: Path
     old: Path
@@ -27,6 +31,7 @@ class PatchFiles:
     anchors: Path | None = None
     early: Path | None = None
     late: Path | None = None
+    hacks: Path | None = None
 
     @property
     def given(self) -> dict[str, Path]:
@@ -59,36 +64,74 @@ class PatchTexts:
         )
 
 
-def read_texts(files: PatchFiles, parent: RewardModel, least_common: float) -> PatchTexts:
-    """Read the files of a patch; without anchors, the sides of the held-out old pairs are them.
+def read_texts(files: PatchFiles, parent: RewardModel, settings: GateSettings) -> PatchTexts:
+    """Read the files of a patch, and make of them what was not given.
+
+    Where the hacks' patterns are known, old pairs that have one are not replayed, and rightful uses
+    are looked for among the held-out ones. Anchors are early replies without the patterns, else the
+    sides of held-out pairs without them.
 
     Raises PatchError for a file without a usable pair, for old pairs that are both replayed and
-    held out, and for one of the two policies alone; SampleError, and RewardInputError for a sample
-    that the parent cannot read.
+    held out, for one of the two policies alone, and for a sample that the parent cannot read.
     """
     notes: list[str] = []
-    read = {
-        name: _pairs(getattr(files, name), parent, notes)
-        for name in ("pairs", "old", "held_out", "legitimate")
-    }
-    both = set(pair_keys(read["old"])) & set(pair_keys(read["held_out"]))
+    pairs, old, held_out = (
+        _pairs(path, parent, notes) for path in (files.pairs, files.old, files.held_out)
+    )
+    both = set(pair_keys(old)) & set(pair_keys(held_out))
     if both:
         raise PatchError(
             f"{len(both)} pairs of {files.held_out} are in {files.old} too: what is replayed "
             "cannot show what was forgotten; take them out of one of the two"
         )
-    comparison = _comparison(files, parent, least_common)
-    if files.anchors is None:
-        anchors = [side for pair in read["held_out"] for side in sides(pair)]
-    else:
-        anchors = list(_samples(files.anchors, parent).records)
+    hacks = _hacks(files, pairs, notes)
+    clean = [pair for pair in old if not any(hack.taints(pair) for hack in hacks)]
+    if len(clean) < len(old):
+        notes.append(f"{files.old}: {len(old) - len(clean)} pairs have a pattern: not replayed")
+    comparison = _comparison(files, parent, settings.probe.detector.least_common)
     notes += comparison.notes if comparison else ()
-    return PatchTexts(**read, anchors=anchors, comparison=comparison, notes=notes)
+    return PatchTexts(
+        pairs,
+        clean,
+        held_out,
+        _pairs(files.legitimate, parent, notes) if files.legitimate else rightful(hacks, held_out),
+        _anchors(files, parent, comparison, hacks, held_out, settings.seed),
+        comparison,
+        notes,
+    )
 
 
-def _pairs(path: Path | None, parent: RewardModel, notes: list[str]) -> list[Preference]:
-    if path is None:
-        return []
+def _hacks(files: PatchFiles, pairs: Sequence[Preference], notes: list[str]) -> list[FoundHack]:
+    names = by_hack(pairs).keys()
+    found = read_hacks(files.hacks, names) if files.hacks else []
+    unknown = sorted(names - {hack.name for hack in found})
+    if unknown:
+        where = f"not in {files.hacks}" if files.hacks else "no hacks.json"
+        notes.append(
+            f"pattern of {', '.join(unknown)} unknown ({where}): old pairs that have it are not "
+            "found, neither to be left out of the replay nor as rightful uses"
+        )
+    return found
+
+
+def _anchors(
+    files: PatchFiles,
+    parent: RewardModel,
+    comparison: Comparison | None,
+    hacks: Sequence[FoundHack],
+    held_out: Sequence[Preference],
+    seed: int,
+) -> list[Sample]:
+    if files.anchors is not None:
+        return list(_samples(files.anchors, parent).records)
+    patterns = [hack.pattern for hack in hacks]
+    if comparison is not None and patterns:
+        return anchors_of(comparison, patterns, MOST_ANCHORS, seed)
+    replies = [side for pair in held_out for side in sides(pair)]
+    return [s for s in replies if not any(pattern.present(s) for pattern in patterns)]
+
+
+def _pairs(path: Path, parent: RewardModel, notes: list[str]) -> list[Preference]:
     found = read_preferences(path, parent.conditions)
     kept, left_out = scorable([parent], found.records)
     if found.quarantined:
