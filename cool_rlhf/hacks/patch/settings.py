@@ -52,10 +52,7 @@ class PatchSettings(Settings):
     )
     replay_pairs: float = Field(4.0, gt=0, description="old pairs per pattern pair of the training")
     held_out: float = Field(
-        0.3, gt=0, le=0.5, description="share of a hack's prompts that only the gate sees"
-    )
-    least_held_out: int = Field(
-        10, ge=1, description="prompts that the gate gets at least, if that leaves half to learn"
+        0.5, gt=0, lt=1, description="share of a hack's prompts that only the gate sees"
     )
     least_pairs: int = Field(LEAST, ge=2, description="pairs of a hack that make a patch")
     allow_few: bool = Field(False, description="patch with fewer than `least_pairs`, at your risk")

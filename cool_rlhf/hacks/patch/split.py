@@ -45,7 +45,7 @@ def split_pairs(
                 "the hack out, or say allow_few=true"
             )
         prompts = _shuffled(own, settings.seed)
-        wanted = _held_out(len(prompts), settings)
+        wanted = round(settings.held_out * len(prompts))
         free = [prompt for prompt in prompts if prompt not in seen]
         more = max(0, wanted - sum(prompt in held for prompt in prompts))
         held.update(free[:more])
@@ -56,11 +56,6 @@ def split_pairs(
                 "hold out for the gate, or none to learn from: add pairs of other prompts"
             )
     return [p for p in pairs if p.prompt not in held], [p for p in pairs if p.prompt in held]
-
-
-def _held_out(prompts: int, settings: PatchSettings) -> int:
-    least = min(settings.least_held_out, prompts // 2)
-    return max(least, round(settings.held_out * prompts))
 
 
 def _shuffled(pairs: Sequence[Preference], seed: int) -> list[Prompt]:

@@ -19,7 +19,7 @@ from reward.model import RewardModel, read_card
 from reward.registry import Registry
 from reward.service.access import ADMIN_VARIABLE
 from reward.service.schemas import ModelStatus
-from tests.cool_rlhf.hacks.patch.conftest import TRAIN, Hacked
+from tests.hacked import TRAIN, Hacked
 
 GATE = ["gate.require_probe=false", "gate.require_legitimate=false", "gate.margin=0.1"]
 
@@ -28,6 +28,9 @@ GATE = ["gate.require_probe=false", "gate.require_legitimate=false", "gate.margi
 def files(hacked: Hacked, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("files")
     records = {"pairs": hacked.pairs, "old": hacked.old, "held": hacked.held_out}
+    pattern = {"kind": "phrase", "gram": ["indeed"]}
+    findings = [{"name": "indeed", "under": {}, "pattern": pattern}]
+    (folder / "hacks.json").write_text(json.dumps({"findings": findings}))
     return {n: write_preferences(folder / f"{n}.jsonl", found) for n, found in records.items()}
 
 
@@ -36,7 +39,8 @@ def run(hacked: Hacked, files: dict[str, Path], out: Path, *more: str) -> Result
     arguments += ["--old", str(files["old"]), "--held-out", str(files["held"]), "--out", str(out)]
     arguments += ["--registry", str(out.parent / "registry")]
     train = [f"train.{name}={str(value).lower()}" for name, value in TRAIN.items()]
-    return CliRunner().invoke(app, [*arguments, *train, *GATE, *more], catch_exceptions=False)
+    settings = [*train, "train.epochs=5", "replay_pairs=2", *GATE]
+    return CliRunner().invoke(app, [*arguments, *settings, *more], catch_exceptions=False)
 
 
 @pytest.fixture
@@ -89,16 +93,16 @@ def test_a_patch_goes_through_the_gate_into_the_registry_and_the_service(
     record = json.loads((out / "patch.json").read_text())
     assert record["gate"]["verdict"] == "pass"
     assert record["parent"]["version"] == read_card(hacked.parent).version
-    assert record["pairs"] == {"indeed": {"training": 28, "held_out": 12}}
-    assert len(record["replay"]) == 112
-    assert len(read_preferences(out / "held_out_pairs.jsonl").records) == 12
+    assert record["pairs"] == {"indeed": {"training": 45, "held_out": 45}}
+    assert len(record["replay"]) == 90
+    assert len(read_preferences(out / "held_out_pairs.jsonl").records) == 45
     assert "indeed" in (out / "report.html").read_text()
 
     registry = Registry("tiny", tmp_path / "registry")
     version = registry.get()
     assert record["release"]["promoted"] == "tiny@1"
     assert version.gate["verdict"] == "pass"
-    assert set(version.data) == {"pairs", "old", "held_out"}
+    assert set(version.data) == {"pairs", "old", "held_out", "hacks"}
     assert version.metrics["accuracy"]["all"]["child"]["mean"] > 0.8
     assert version.rm_version == record["child"]["version"] == record["release"]["serves"]
     (call,) = asked
@@ -124,7 +128,7 @@ def test_a_patch_that_over_corrects_is_kept_but_not_promoted(
     service: tuple[str, list[dict[str, Any]]],
 ) -> None:
     url, asked = service
-    changes = ["objective=rank", "replay=none", "train.epochs=12"]
+    changes = ["objective=rank", "replay=none", "train.epochs=8"]
     release = ["--register", "tiny", "--promote", "--service", url]
     result = run(hacked, files, tmp_path / "out", *changes, *release)
     assert result.exit_code == 1
@@ -155,7 +159,7 @@ def test_wrong_requests_are_refused_before_the_training(
         run(hacked, files, out, "--promote")
     with pytest.raises(PatchError, match=ADMIN_VARIABLE):
         run(hacked, files, out, "--service", "http://127.0.0.1:1")
-    with pytest.raises(PatchError, match=r"120 pairs of .* too"):
+    with pytest.raises(PatchError, match=r"60 pairs of .* too"):
         run(hacked, files | {"old": files["held"]}, out)
     with pytest.raises(PatchError, match="--early and --late"):
         run(hacked, files, out, "--early", str(files["old"]))

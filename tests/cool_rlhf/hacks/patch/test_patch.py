@@ -15,12 +15,13 @@ from reward.data import Preference
 from reward.evaluation import pair_scores
 from reward.evaluation.scoring import EvaluationError
 from reward.model import RewardCard, RewardModel, read_card
-from tests.cool_rlhf.hacks.patch.conftest import TRAIN, Hacked, old_pairs, pattern_pairs
+from tests.hacked import TRAIN, Hacked, old_pairs, pattern_pairs
 from tests.reward.conftest import pair
 
 
 def patched(hacked: Hacked, out: Path, **changes: Any) -> tuple[RewardModel, Any]:
-    settings = PatchSettings(**{"train": TRAIN | changes.pop("train", {})} | changes)
+    train = TRAIN | {"epochs": 5} | changes.pop("train", {})
+    settings = PatchSettings(**{"train": train, "replay_pairs": 2} | changes)
     result = patch_reward_model(hacked.parent, hacked.pairs, hacked.old, out, settings)
     return RewardModel.load(out), result
 
@@ -41,15 +42,16 @@ def test_a_levelled_hack_pays_nothing_and_old_pairs_stay(hacked: Hacked, tmp_pat
     assert np.corrcoef(old[0].both, old[1].both)[0, 1] > 0.99
     card = read_card(tmp_path / "rm")
     assert card.parents["base"]
-    assert (len(result.training), len(result.held_out), len(result.replay)) == (28, 12, 112)
-    assert (card.training["pairs"], card.training["held"]) == (140, 140)
+    assert (len(result.training), len(result.held_out), len(result.replay)) == (45, 45, 90)
+    assert (card.training["pairs"], card.training["held"]) == (135, 135)
+    assert card.heads == 3
 
 
 def test_a_ranked_hack_is_turned_round(hacked: Hacked, tmp_path: Path) -> None:
     """The report's objective has no reason to stop at zero."""
     after, result = patched(hacked, tmp_path / "rm", objective="rank")
     assert paid(after, list(result.held_out)) < -0.3
-    assert read_card(tmp_path / "rm").training["held"] == 112
+    assert read_card(tmp_path / "rm").training["held"] == 90
 
 
 @pytest.mark.parametrize("replay", ["none", "bradley_terry", "focal"])
@@ -57,7 +59,7 @@ def test_replays_of_the_study(hacked: Hacked, tmp_path: Path, replay: str) -> No
     _, result = patched(hacked, tmp_path / "rm", replay=replay, train={"epochs": 1})
     training = read_card(tmp_path / "rm").training
     ranked = training["pairs"] - training["held"]
-    assert ranked == len(result.replay) == (0 if replay == "none" else 112)
+    assert ranked == len(result.replay) == (0 if replay == "none" else 90)
     if replay != "none":
         assert training["settings"]["loss"]["ranking"] == replay
 
@@ -82,19 +84,19 @@ def test_no_prompt_is_learnt_and_held_out() -> None:
     training, held_out = split_pairs([*first, *second], PatchSettings())
     assert not {p.prompt for p in training} & {p.prompt for p in held_out}
     held = [sum(p.source == f"hack:{name}" for p in held_out) for name in ("indeed", "truly")]
-    assert held[0] == 10
-    assert held[1] >= 12
+    assert held[0] == 15
+    assert held[1] >= 20
     # A struck pair moves no other one to the other side, beyond what the share asks.
     again = split_pairs([*first, *second][1:], PatchSettings())[1]
-    assert len({p.prompt for p in again} ^ {p.prompt for p in held_out}) <= 2
-    assert len(split_pairs(pattern_pairs(100, 1), PatchSettings())[1]) == 30
+    assert len({p.prompt for p in again} ^ {p.prompt for p in held_out}) <= 3
+    assert len(split_pairs(pattern_pairs(100, 1), PatchSettings(held_out=0.3))[1]) == 30
 
 
 def test_pairs_that_make_no_patch_are_refused() -> None:
     few = pattern_pairs(19, 0)
     with pytest.raises(PatchError, match=r"indeed: 19 pairs, 20 are asked for"):
         split_pairs(few, PatchSettings())
-    assert len(split_pairs(few, PatchSettings(allow_few=True))[1]) == 9
+    assert len(split_pairs(few, PatchSettings(allow_few=True))[1]) == 10
     with pytest.raises(PatchError, match="no pattern pairs"):
         split_pairs([], PatchSettings())
     with pytest.raises(PatchError, match=r"pair 2 \(x\) has source 'hh'"):

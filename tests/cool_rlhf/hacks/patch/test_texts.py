@@ -12,7 +12,7 @@ from cool_rlhf.hacks.patch.found import read_hacks
 from cool_rlhf.hacks.patch.texts import PatchFiles, PatchTexts, read_texts
 from reward.data import Preference, write_preferences
 from reward.model import RewardModel
-from tests.cool_rlhf.hacks.patch.conftest import Hacked
+from tests.hacked import Hacked
 from tests.reward.conftest import pair
 
 BRIGHT = {"bright": {"verdict": "hack"}, "dark": {"verdict": "improvement"}}
