@@ -59,8 +59,17 @@ def train_reward(
     if out.exists() and any(out.iterdir()):
         raise RewardModelError(f"{out} is not empty: choose another place or remove it")
     if needs_launch(settings.launch):
-        lists = [list(records) for records in (distil, level)]
-        job = Job(settings, base, list(train), out, conditions, dict(parents or {}), seed, *lists)
+        job = Job(
+            settings,
+            base,
+            list(train),
+            out,
+            conditions,
+            dict(parents or {}),
+            seed,
+            list(distil),
+            list(level),
+        )
         return launch(job, train_reward, run, stop)
     model = open_base(settings, base, conditions, seed)
     world = ranks(settings.launch)
