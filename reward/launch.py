@@ -33,6 +33,8 @@ class Job:
     conditions: Conditions
     parents: Mapping[str, Path]
     seed: int
+    distil: list[Preference]
+    level: list[Preference]
     run: Path | None = None
 
 
@@ -138,6 +140,8 @@ def _work(rank: int, job: Job, train: Callable[..., Path], port: int) -> None:
                 job.settings,
                 base=job.base,
                 train=job.train,
+                distil=job.distil,
+                level=job.level,
                 out=job.out,
                 conditions=job.conditions,
                 run=run,

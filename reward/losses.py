@@ -1,4 +1,4 @@
-"""Reward-model losses: focal ranking loss and logarithmic barrier (report §4.2.1, eq. 1-3).
+"""Reward-model losses: focal ranking loss, logarithmic barrier (report §4.2.1), distillation.
 
 All of it in fp32, whatever the dtype of the scores.
 """
@@ -16,11 +16,15 @@ CLAMP_MARGIN = 1e-3  # from the bound, where the clamped barrier stops
 
 @dataclass(frozen=True)
 class RewardLoss:
-    """Per-pair terms [pairs]; `loss` is the mean over the pairs of this batch."""
+    """Per-pair terms [pairs]; `loss` is the mean over the pairs of this batch.
+
+    `distillation` stands in `per_pair` for pairs with targets, the other two for those without.
+    """
 
     ranking: Tensor
     penalty: Tensor
     per_pair: Tensor
+    distillation: Tensor | None = None
 
     @property
     def loss(self) -> Tensor:
@@ -96,6 +100,32 @@ def reward_loss(
         ranking = bradley_terry_loss(chosen, rejected, margin)
     penalty = 0.5 * (score_penalty(chosen, s) + score_penalty(rejected, s))
     return RewardLoss(ranking, penalty, ranking + s.penalty_weight * penalty)
+
+
+def score_distillation_loss(chosen: Tensor, rejected: Tensor, targets: Tensor) -> Tensor:
+    """½·((chosen − t₀)² + (rejected − t₁)²), in the shape of `chosen`; targets [2, *shape].
+
+    Unlike a ranking loss it keeps its gradient where a pair is ranked well, and it holds both
+    scores themselves, not their difference.
+    """
+    scores = torch.stack((chosen.float(), rejected.float()))
+    if scores.shape != targets.shape:
+        raise ValueError(f"targets {tuple(targets.shape)} of scores {tuple(scores.shape)}")
+    return 0.5 * (scores - targets.float()).square().sum(dim=0)
+
+
+def with_targets(
+    loss: RewardLoss, chosen: Tensor, rejected: Tensor, targets: Tensor, weight: float
+) -> RewardLoss:
+    """The loss with `weight` · score distillation for the pairs that have targets.
+
+    `targets` [2, pairs] or [2, pairs, heads], NaN for pairs without: those keep their loss.
+    """
+    held = ~targets[0].isnan()
+    # A NaN must not stand in a branch that is not taken: its gradient would be one too.
+    distance = score_distillation_loss(chosen, rejected, targets.nan_to_num())
+    per_pair = torch.where(held, weight * distance, loss.per_pair)
+    return RewardLoss(loss.ranking, loss.penalty, per_pair, distance)
 
 
 def _difference(chosen: Tensor, rejected: Tensor, margin: Tensor | None) -> Tensor:

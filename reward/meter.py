@@ -45,10 +45,13 @@ def batch_sums(
     chosen, rejected = scores.detach()[: len(pairs)], scores.detach()[len(pairs) :]
     right = (chosen > rejected).float()
     weights = torch.tensor([pair.weight for pair in pairs], device=scores.device)
+    held = torch.tensor([float(bool(pair.targets)) for pair in pairs], device=scores.device)
+    distillation = torch.zeros_like(held) if loss.distillation is None else loss.distillation
     weighted = {
-        "loss/reward": loss.per_pair.detach(),
-        "loss/ranking": loss.ranking.detach(),
-        "loss/penalty": loss.penalty.detach(),
+        "loss/reward": (loss.per_pair, weights),
+        "loss/ranking": (loss.ranking, weights * (1 - held)),
+        "loss/penalty": (loss.penalty, weights * (1 - held)),
+        "loss/distillation": (distillation, weights * held),
     }
     plain = {
         "rewards/accuracies": right,
@@ -56,7 +59,10 @@ def batch_sums(
         "rewards/chosen": chosen,
         "rewards/rejected": rejected,
     }
-    rows = {n: (float((v * weights).sum()), float(weights.sum())) for n, v in weighted.items()}
+    rows = {
+        name: (float((values.detach() * share).sum()), float(share.sum()))
+        for name, (values, share) in weighted.items()
+    }
     rows |= {name: (float(values.sum()), count) for name, values in plain.items()}
     rows["rewards/outside_band"] = (float((scores.detach().abs() > bound).sum()), 2 * count)
     for name in conditions:

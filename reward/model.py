@@ -126,7 +126,7 @@ class RewardModel:
         Batches are a function of the inputs alone. Raises RewardInputError for an input that does
         not end with the score token, RewardModelError naming the first NaN's index.
         """
-        return self._score_heads(inputs)[:, 0]
+        return self.score_heads(inputs)[:, 0]
 
     def score_with_spread(self, inputs: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Scores [n], and the standard deviation [n] over all heads: how unsure the model is.
@@ -137,11 +137,12 @@ class RewardModel:
             raise RewardModelError(
                 f"model {self.version} has one head, which has no spread: train it with heads: 5"
             )
-        scores = self._score_heads(inputs)
+        scores = self.score_heads(inputs)
         return scores[:, 0], scores.std(dim=1)
 
     @torch.inference_mode()
-    def _score_heads(self, inputs: Sequence[Sequence[int]]) -> Tensor:
+    def score_heads(self, inputs: Sequence[Sequence[int]]) -> Tensor:
+        """Scores [n, heads] as `score`, the score's head first."""
         self.network.eval()
         order = sorted(range(len(inputs)), key=lambda index: len(inputs[index]))
         scores = torch.empty(len(inputs), self.card.heads, dtype=torch.float32)

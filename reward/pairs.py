@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 class Pair:
     """One tokenised pair; `condition` is the one it is read under.
 
-    `weight` is its share in the loss, `bootstrap` how often each further head sees it.
+    `weight` is its share in the loss, `bootstrap` how often each further head sees it. `targets`:
+    what its scores are held at, [heads] for each side; [] for a pair that is learnt by its ranking.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Pair:
     margin: float
     weight: float = 1.0
     bootstrap: list[int] = field(default_factory=list)
+    targets: list[list[float]] = field(default_factory=list)
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -82,3 +84,28 @@ def tokenise_pairs(
             left_out[0].reason,
         )
     return pairs, left_out
+
+
+def held_pairs(
+    model: RewardModel,
+    records: Sequence[Preference],
+    equal_prompts: bool = False,
+    level: bool = False,
+) -> tuple[list[Pair], list[Quarantined]]:
+    """Pairs whose scores are to stay what `model` gives now; else as `tokenise_pairs`.
+
+    With `level`, both sides are to have the score of the chosen one. Each is read under its own
+    condition. Every head has targets of its own and sees every pair once, so that their
+    disagreement stays as well.
+    """
+    pairs, left_out = tokenise_pairs(model, records, 0, equal_prompts=equal_prompts)
+    sides = [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs]
+    scores = model.score_heads(sides).view(2, len(pairs), model.card.heads)
+    if level:
+        scores = scores[:1].expand_as(scores)
+    counts = [1] * (model.card.heads - 1)
+    held = [
+        replace(pair, targets=scores[:, row].tolist(), bootstrap=counts)
+        for row, pair in enumerate(pairs)
+    ]
+    return held, left_out

@@ -60,6 +60,11 @@ class RewardTrainSettings(Settings):
         0.1, ge=0, lt=1, description="share of pairs read under `default`, whatever their condition"
     )
     loss: LossSettings = LossSettings()
+    distil_weight: float = Field(
+        1.0,
+        gt=0,
+        description="of the squared error of a pair whose scores are held, beside a ranking loss",
+    )
     prompt_weighting: Literal["pair", "prompt"] = Field(
         "pair", description="prompt: a prompt with many pairs counts as much as one with a single"
     )

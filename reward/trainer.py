@@ -10,14 +10,14 @@ from typing import Any
 from pretrain_core.runs import Run, StopSignal
 from pretrain_core.runs.lineage import hash_artefact
 from reward.conditions import Conditions
-from reward.data import Preference
+from reward.data import Preference, Quarantined
 from reward.errors import RewardTrainingError, RewardTrainingStopped
 from reward.heads import add_heads
 from reward.launch import Job, launch, needs_launch, ranks
 from reward.lora import merge_adapters
 from reward.model import CARD, RewardModel, RewardModelError, first_std, fresh_reward_model
 from reward.packing import plan_batches
-from reward.pairs import Pair, tokenise_pairs
+from reward.pairs import Pair, held_pairs, tokenise_pairs
 from reward.settings import RewardTrainSettings
 from reward.states import clear_work, identity_of, newest_checkpoint
 
@@ -36,6 +36,8 @@ def train_reward(
     *,
     base: Path,
     train: Sequence[Preference],
+    distil: Sequence[Preference] = (),
+    level: Sequence[Preference] = (),
     out: Path,
     conditions: Conditions,
     run: Run | None = None,
@@ -45,28 +47,40 @@ def train_reward(
 ) -> Path:
     """Train on preferences and save to `out`; `base` is an SFT folder or a reward model's.
 
-    Raises RewardTrainingError (no pairs, NaN), UnknownCondition, RewardModelError (`out` taken, or
-    conditions reworded since the parent); RewardTrainingStopped after a request of `stop`: its
-    state stands beside `out`, and the same call continues, as it does a training that was killed
-    after a saved state (`save_every`). Too long pairs are left out, counted and recorded. With
-    several workers, starts them and waits.
+    `distil`: pairs whose scores are held at what `base`, then a reward model, gives them, whichever
+    side is the better. `level`: pairs whose two sides are to have base's score of the chosen one.
+
+    Raises RewardTrainingError (no pairs, no scores to hold, NaN), UnknownCondition,
+    RewardModelError (`out` taken, or conditions reworded since the parent); RewardTrainingStopped
+    after a request of `stop`: its state stands beside `out`, and the same call continues, as it
+    does a training that was killed after a saved state (`save_every`). Too long pairs are left out,
+    counted and recorded. With several workers, starts them and waits.
     """
     if out.exists() and any(out.iterdir()):
         raise RewardModelError(f"{out} is not empty: choose another place or remove it")
     if needs_launch(settings.launch):
-        job = Job(settings, base, list(train), out, conditions, dict(parents or {}), seed)
+        job = Job(
+            settings,
+            base,
+            list(train),
+            out,
+            conditions,
+            dict(parents or {}),
+            seed,
+            list(distil),
+            list(level),
+        )
         return launch(job, train_reward, run, stop)
     model = open_base(settings, base, conditions, seed)
-    dropout = settings.condition_dropout if settings.use_condition else 0.0
-    equal_prompts = settings.prompt_weighting == "prompt"
-    pairs, left_out = tokenise_pairs(model, train, seed, dropout, equal_prompts)
-    if not pairs:
-        reason = f"; the first was left out because {left_out[0].reason}" if left_out else ""
-        raise RewardTrainingError(f"no pair to train on ({len(train)} records{reason})")
+    world = ranks(settings.launch)
+    if distil or level:
+        if not (base / CARD).exists():
+            raise RewardTrainingError(f"{base} is no reward model: it has no scores to hold")
+        model.network.to(world.device)
+    pairs, left_out = training_pairs(model, settings, train, distil, level, seed)
     ancestors = {"base": base, **(parents or {})}
     lineage = {name: hash_artefact(path) for name, path in ancestors.items()}
     work = out.with_name(f".{out.name}.training")
-    world = ranks(settings.launch)
     if world.is_main_process:
         clear_work(work, identity_of(settings, pairs, conditions, lineage["base"], seed))
     world.wait_for_everyone()
@@ -74,8 +88,9 @@ def train_reward(
     training = {
         "settings": settings.model_dump(mode="json"),
         "seed": seed,
-        "records": len(train),
+        "records": len(train) + len(distil) + len(level),
         "pairs": len(pairs),
+        "held": sum(bool(pair.targets) for pair in pairs),
         "left_out": len(left_out),
         **outcome,
     }
@@ -86,6 +101,28 @@ def train_reward(
             run.record(reward={**training, "version": model.version, "path": str(out)})
     world.wait_for_everyone()
     return out
+
+
+def training_pairs(
+    model: RewardModel,
+    settings: RewardTrainSettings,
+    train: Sequence[Preference],
+    distil: Sequence[Preference],
+    level: Sequence[Preference],
+    seed: int,
+) -> tuple[list[Pair], list[Quarantined]]:
+    """(all pairs, records left out); RewardTrainingError where there is nothing to learn."""
+    dropout = settings.condition_dropout if settings.use_condition else 0.0
+    equal_prompts = settings.prompt_weighting == "prompt"
+    pairs, left_out = tokenise_pairs(model, train, seed, dropout, equal_prompts)
+    levelled, too_long = held_pairs(model, level, equal_prompts, level=True)
+    left_out += too_long
+    if not pairs and not levelled:
+        reason = f"; the first was left out because {left_out[0].reason}" if left_out else ""
+        count = len(train) + len(level)
+        raise RewardTrainingError(f"no pair to train on ({count} records{reason})")
+    distilled, too_long = held_pairs(model, distil, equal_prompts)
+    return pairs + distilled + levelled, left_out + too_long
 
 
 def open_base(

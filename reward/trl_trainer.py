@@ -29,7 +29,7 @@ from pretrain_core.runs import Progress, Run, StopSignal, read_json, write_json
 from reward.deepspeed import deepspeed_config
 from reward.errors import RewardTrainingError
 from reward.lora import add_adapters
-from reward.losses import RewardLoss, reward_loss
+from reward.losses import RewardLoss, reward_loss, with_targets
 from reward.meter import Meter, batch_sums
 from reward.model import RewardModel
 from reward.network import ENSEMBLE
@@ -128,18 +128,33 @@ class ConditionalRewardTrainer(RewardTrainer):
         inputs_or_one = sides or [[self.reward_model.score_id]]
         scores = self.reward_model.forward_heads(inputs_or_one, model)[: len(sides)]
         chosen, rejected = scores[: len(pairs)], scores[len(pairs) :]
-        margin = scores.new_tensor([pair.margin for pair in pairs])
         weight = scores.new_tensor([pair.weight for pair in pairs])
-        loss = reward_loss(chosen[:, 0], rejected[:, 0], self.settings.loss, margin)
+        loss = self._loss(pairs, chosen, rejected, 0)
         self._measure(pairs, scores[:, 0], loss)
         total = (loss.per_pair * weight).sum()
         if scores.shape[1] > 1:
             counts = scores.new_tensor([pair.bootstrap for pair in pairs])
-            more = reward_loss(chosen[:, 1:], rejected[:, 1:], self.settings.loss, margin[:, None])
+            more = self._loss(pairs, chosen, rejected, slice(1, None))
             total = total + (more.per_pair * weight[:, None] * counts.view_as(more.per_pair)).sum()
         over = weight.sum() if num_items_in_batch is None else num_items_in_batch
         # Data-parallel wrappers average gradients over ranks; the division is already global.
         return total * self.accelerator.num_processes / over
+
+    def _loss(
+        self, pairs: Sequence[Pair], chosen: Tensor, rejected: Tensor, heads: int | slice
+    ) -> RewardLoss:
+        """Of one head [pairs] or several [pairs, heads]; pairs with targets are held at them."""
+        ones, others = chosen[:, heads], rejected[:, heads]
+        margin = chosen.new_tensor([pair.margin for pair in pairs])
+        margin = margin.view(-1, *[1] * (ones.dim() - 1))
+        loss = reward_loss(ones, others, self.settings.loss, margin)
+        if not any(pair.targets for pair in pairs):
+            return loss
+        none = [[math.nan] * chosen.shape[1]] * 2
+        targets = chosen.new_tensor([pair.targets or none for pair in pairs])[:, :, heads]
+        return with_targets(
+            loss, ones, others, targets.transpose(0, 1), self.settings.distil_weight
+        )
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Further heads are clipped by themselves: they leave the step of the others as it is."""

@@ -9,12 +9,17 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pretrain_core.data.tokenizer import train_tokenizer
 from tests.support import randomise
+
+if TYPE_CHECKING:
+    from tests.hacked import Hacked
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +59,15 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Pat
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def hacked(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> "Hacked":
+    """A small reward model with a hack, and the pairs that belong to it."""
+    from tests.hacked import train_hacked
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    found = train_hacked(model_folder, tmp_path_factory.mktemp("hacked") / "rm")
+    torch.set_num_threads(threads)
+    return found
