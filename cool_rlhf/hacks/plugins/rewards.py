@@ -28,7 +28,9 @@ class ConditionalReward:
     set; a key of verl's `extra_info`, or `data_source`; `label` for OpenRLHF's labels), else
     `condition`, else what a `router` (folder) chooses.
 
-    `listeners` are called with the samples of every call, after their scores are known.
+    empty: the score of a reply without text; None: an error.
+
+    `listeners` are called with the samples of every call that have a text, once they are scored.
     """
 
     def __init__(
@@ -38,11 +40,12 @@ class ConditionalReward:
         condition: str | None = None,
         field: str = "condition",
         router: str | Path | None = None,
+        empty: float | None = None,
     ) -> None:
         if condition is not None and router is not None:
             raise InputError("condition serves every prompt that names none: leave router out")
         self.model = model
-        self.condition, self.field, self.router = condition, field, router
+        self.condition, self.field, self.router, self.empty = condition, field, router, empty
         self.listeners: list[Callable[[Sequence[Sample]], None]] = []
         self._stack, self._judge = ExitStack(), None if _is_name(model) else model
         self._routes = Router.load(Path(router)) if router is not None else None
@@ -52,7 +55,7 @@ class ConditionalReward:
 
     def __reduce__(self) -> tuple[Callable[..., "ConditionalReward"], tuple[Any, ...]]:
         # Ray sends functions with what they refer to: a worker loads the model itself.
-        return _again, (self.model, self.condition, self.field, self.router)
+        return _again, (self.model, self.condition, self.field, self.router, self.empty)
 
     def __call__(
         self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
@@ -148,9 +151,19 @@ class ConditionalReward:
         self._judge = None if _is_name(self.model) else self._judge
 
     def _score(self, samples: Sequence[Sample]) -> Array:
-        scores = self.judge(samples) if samples else np.zeros(0)
+        """Scores [n] of samples; a reply without text has the score that was asked for."""
+        said = [index for index, sample in enumerate(samples) if sample.reply.strip()]
+        scores = np.full(len(samples), np.nan if self.empty is None else self.empty)
+        if self.empty is None and len(said) < len(samples):
+            index = min(set(range(len(samples))) - set(said))
+            raise InputError(
+                f"sample {index}: the reply is empty: give such replies a score of their own by "
+                "`empty`"
+            )
+        if said:
+            scores[said] = self.judge([samples[index] for index in said])
         for listener in self.listeners:
-            listener(samples)
+            listener([samples[index] for index in said])
         return scores
 
     def _samples(
@@ -193,9 +206,13 @@ def _is_name(model: str | Path | Judge) -> bool:
 
 
 def _again(
-    model: str | Path | Judge, condition: str | None, field: str, router: str | Path | None
+    model: str | Path | Judge,
+    condition: str | None,
+    field: str,
+    router: str | Path | None,
+    empty: float | None,
 ) -> ConditionalReward:
-    return ConditionalReward(model, condition=condition, field=field, router=router)
+    return ConditionalReward(model, condition=condition, field=field, router=router, empty=empty)
 
 
 def _as_json(sample: Sample) -> str:

@@ -56,16 +56,21 @@ def test_verl_alone_and_in_batches(reward_folder: Path, due: Due) -> None:
     ]
     replies = [reply for _, reply, _ in ROWS]
     found = reward.verl_batch(
-        data_sources=np.array(["a"] * 3), solution_strs=replies, ground_truths=["", None, {"x": 1}],
+        data_sources=np.array(["a"] * 3),
+        solution_strs=replies,
+        ground_truths=["", None, {"x": 1}],
         extra_infos=extras,
-    )  # fmt: skip
+    )
     assert [row["score"] for row in found] == pytest.approx(due(*ROWS), abs=1e-5)
     assert [row["condition"] for row in found] == ["bright", "dark", "dark"]
     assert json.loads(found[1]["prompt"]) == [user("How?")]
     alone = reward.verl(
-        data_source="a", solution_str=replies[1], ground_truth=None, extra_info=extras[1],
+        data_source="a",
+        solution_str=replies[1],
+        ground_truth=None,
+        extra_info=extras[1],
         reward_router_address="unused",
-    )  # fmt: skip
+    )
     assert alone["score"] == pytest.approx(found[1]["score"], abs=1e-5)
 
 
@@ -128,6 +133,13 @@ def test_a_score_that_is_no_number_is_an_error_and_never_none() -> None:
     reward = ConditionalReward(lambda samples: lengths(samples) * np.nan, condition="bright")
     with pytest.raises(JudgeError, match=r"is nan \(2 of 2 are no numbers\): 'Yes\.'"):
         reward([[user("Why?")]] * 2, ["Yes.", "No."])
+
+
+def test_an_empty_reply_has_the_score_that_was_asked_for() -> None:
+    asked, said = [[user("Why?")]] * 3, ["", "Yes.", "\n"]
+    assert ConditionalReward(lengths, condition="dark", empty=-3)(asked, said) == [-3, 4, -3]
+    with pytest.raises(InputError, match="sample 0: the reply is empty.*`empty`"):
+        ConditionalReward(lengths, condition="dark")(asked, said)
 
 
 def test_workers_load_the_model_themselves(reward_folder: Path, due: Due) -> None:
