@@ -17,6 +17,7 @@ Who writes what:
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,9 +126,17 @@ def _trl(reader: _Reader, path: Path, steps: Steps | None) -> None:
 def _verl(reader: _Reader, path: Path, steps: Steps | None) -> None:
     for file in _chosen(reader, path, r"(\d+)\.jsonl", steps):
         for where, row in _named(file, read_lines(file), "input", "output"):
-            # ConditionalReward.verl returns the prompt; the input has lost its control tokens.
-            prompt = json.loads(row["prompt"]) if "prompt" in row else row["input"]
+            # ConditionalReward.verl returned the prompt; the input has lost its control tokens.
+            prompt = _parsed(row.get("prompt", row["input"]))
             reader.take(where, prompt, row["output"], row.get("condition"), row.get("gts"))
+
+
+def _parsed(prompt: object) -> object:
+    """Messages of JSON text, anything else as it is."""
+    if isinstance(prompt, str) and prompt.startswith("["):
+        with suppress(json.JSONDecodeError):
+            return json.loads(prompt)
+    return prompt
 
 
 def _openrlhf(reader: _Reader, path: Path, steps: Steps | None) -> None:

@@ -138,7 +138,7 @@ def test_a_score_that_is_no_number_is_an_error_and_never_none() -> None:
 def test_an_empty_reply_has_the_score_that_was_asked_for() -> None:
     asked, said = [[user("Why?")]] * 3, ["", "Yes.", "\n"]
     assert ConditionalReward(lengths, condition="dark", empty=-3)(asked, said) == [-3, 4, -3]
-    with pytest.raises(InputError, match="sample 0: the reply is empty.*`empty`"):
+    with pytest.raises(InputError, match=r"sample 0: the reply is empty.*`empty`"):
         ConditionalReward(lengths, condition="dark")(asked, said)
 
 
