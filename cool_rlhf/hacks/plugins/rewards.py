@@ -47,7 +47,8 @@ class ConditionalReward:
         self.model = model
         self.condition, self.field, self.router, self.empty = condition, field, router, empty
         self.listeners: list[Callable[[Sequence[Sample]], None]] = []
-        self._stack, self._judge = ExitStack(), None if _is_name(model) else model
+        self._stack = ExitStack()
+        self._judge: Judge | None = None if isinstance(model, str | Path) else model
         self._routes = Router.load(Path(router)) if router is not None else None
         self._opening = Lock()
         # One forward at a time; a service takes as many requests as threads send.
@@ -140,15 +141,18 @@ class ConditionalReward:
     def judge(self, samples: Sequence[Sample]) -> Array:
         """Scores [n] of samples; raises JudgeError or InputError naming one without a number."""
         with self._opening:
-            if self._judge is None:
-                self._judge = self._stack.enter_context(reward_judge(str(self.model)))
+            judge = self._judge = self._judge or self._open()
         with self._turn:
-            return finite(self._judge)(samples)
+            return finite(judge)(samples)
 
     def close(self) -> None:
         """Let go of the model, or of the connections to the service."""
         self._stack.close()
-        self._judge = None if _is_name(self.model) else self._judge
+        if isinstance(self.model, str | Path):
+            self._judge = None
+
+    def _open(self) -> Judge:
+        return self._stack.enter_context(reward_judge(str(self.model)))
 
     def _score(self, samples: Sequence[Sample]) -> Array:
         """Scores [n] of samples; a reply without text has the score that was asked for."""
@@ -199,10 +203,6 @@ class ConditionalReward:
         if reference is not None and not isinstance(reference, str):
             reference = json.dumps(reference, ensure_ascii=False, default=str)
         return Sample(prompt_name(before, condition), before, said, condition, reference)
-
-
-def _is_name(model: str | Path | Judge) -> bool:
-    return isinstance(model, str | Path)
 
 
 def _again(

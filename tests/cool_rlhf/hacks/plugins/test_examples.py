@@ -42,6 +42,7 @@ def here(
         for n in range(8)
     ]
     lines(tmp_path / "prompts.jsonl", rows)
+    (tmp_path / "gold.yaml").write_text("verifiers:\n  short: {kind: length, most: 30}\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
