@@ -32,9 +32,13 @@ def hacks() -> None:
 @app.command()
 def detect(
     early: Annotated[
-        Path, typer.Option(help='JSONL of {"prompt", "reply"}, and id, condition, reference')
+        str,
+        typer.Option(
+            help='JSONL of {"prompt", "reply"}, and id, condition, reference; or a dump: '
+            "trl:DIR@0-20, verl:DIR@1-10, openrlhf:FILE, run:DIR@0-3"
+        ),
     ],
-    late: Annotated[Path, typer.Option(help="the same prompts, answered by the later policy")],
+    late: Annotated[str, typer.Option(help="the same prompts, answered by the later policy")],
     reward: Annotated[
         str, typer.Option(help="reward model: folder, cache:NAME, registry:NAME or a service's URL")
     ],
@@ -46,26 +50,21 @@ def detect(
     """Name what the late policy learnt to be paid for: hack, improvement, candidate or harmless."""
     from cool_rlhf.hacks.detect import detect as find
     from cool_rlhf.hacks.judges import gold_judge, reward_judge
-    from cool_rlhf.hacks.page import as_json, as_page, rows
-    from cool_rlhf.hacks.pairs import write_pairs
-    from cool_rlhf.hacks.samples import compare, read_samples
+    from cool_rlhf.hacks.output import write_detection
+    from cool_rlhf.hacks.page import rows
+    from cool_rlhf.hacks.plugins import read_source
+    from cool_rlhf.hacks.samples import compare
     from cool_rlhf.hacks.settings import HackSettings
-    from pretrain_core.runs import write_json
-    from pretrain_core.runs.files import write_text
     from pretrain_core.settings import load
 
     settings = load(HackSettings, config, overrides or []).value
-    comparison = compare(read_samples(early), read_samples(late), settings.least_common)
+    comparison = compare(read_source(early), read_source(late), settings.least_common)
     with (
         reward_judge(reward) as judge,
         gold_judge(gold) if gold else nullcontext() as truth,
     ):
         detection = find(comparison, judge, truth, settings)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "hacks.json", as_json(detection, settings))
-    write_text(out / "report.html", as_page(detection, settings, "Reward hacks"))
-    few = write_pairs(out / "pairs.jsonl", detection.findings, settings.seed)
-    for note in [*detection.notes, *few]:
+    for note in write_detection(out, detection, settings):
         console.print(note)
     print_table(console, f"{detection.prompts} prompts", rows(detection))
     console.print(f"report: {out / 'report.html'}", soft_wrap=True)

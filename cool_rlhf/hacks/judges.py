@@ -85,6 +85,7 @@ def labels(path: Path) -> Judge:
 
 
 def _model(reference: str) -> Judge:
+    from reward.conditions import UnknownCondition
     from reward.inputs import RewardInputError
     from reward.model import RewardModel
     from reward.registry import resolve_model
@@ -96,8 +97,10 @@ def _model(reference: str) -> Judge:
         for sample in samples:
             try:
                 inputs.append(model.input(_conversation(sample), sample.condition))
-            except RewardInputError as error:
-                raise InputError(f"a reply to prompt {sample.id!r}: {error}") from error
+            except (RewardInputError, UnknownCondition) as error:
+                raise InputError(
+                    f"a reply to prompt {sample.id!r} ({sample.asked[:60]!r}): {error}"
+                ) from error
         return model.score(inputs).double().numpy()
 
     return judge

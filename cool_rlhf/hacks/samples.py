@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pretrain_core.chat import Message
 from pretrain_core.errors import InputError
+from pretrain_core.runs.files import rewrite_lines
 from reward.verifiers.replies import Reply, read_replies
 
 
@@ -74,10 +75,13 @@ def read_samples(path: Path) -> SampleFile:
     """
     if not path.is_file():
         raise SampleError(f"{path}: no such file")
-    replies, quarantined = read_replies(path)
-    for reply in replies:
-        if not reply.text.strip():
-            quarantined[reply.line] = "the reply is empty"
+    return sample_file(path, *read_replies(path))
+
+
+def sample_file(path: Path, replies: Sequence[Reply], quarantined: Mapping[int, str]) -> SampleFile:
+    """Samples of replies that were read from `path`; raises SampleError as `read_samples`."""
+    empty = {reply.line: "the reply is empty" for reply in replies if not reply.text.strip()}
+    quarantined = {**quarantined, **empty}
     replies = [reply for reply in replies if reply.text.strip()]
     if not replies:
         reason = (
@@ -93,6 +97,11 @@ def read_samples(path: Path) -> SampleFile:
     records = tuple(_sample(reply) for reply in replies)
     _check_ids(path, replies, records)
     return SampleFile(path, records, quarantined)
+
+
+def write_samples(path: Path, samples: Iterable[Sample]) -> None:
+    """Write a JSONL file that `read_samples` reads back."""
+    rewrite_lines(path, (_record(sample) for sample in samples))
 
 
 def compare(early: SampleFile, late: SampleFile, least_common: float = 0.5) -> Comparison:
@@ -139,14 +148,26 @@ def _notes(early: SampleFile, late: SampleFile, common: set[str]) -> Iterator[st
             yield f"{file.path}: {len(alone)} prompts left out, the other file does not have them"
 
 
+def prompt_name(prompt: Sequence[Message], condition: str | None) -> str:
+    """The id of a prompt that has none: the same for the same messages and condition."""
+    content = {"prompt": [message.as_dict() for message in prompt], "as": condition}
+    text = json.dumps(content, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
+
+
 def _sample(reply: Reply) -> Sample:
-    id = reply.id or _name({"prompt": [m.as_dict() for m in reply.prompt], "as": reply.condition})
+    id = reply.id or prompt_name(reply.prompt, reply.condition)
     return Sample(id, reply.prompt, reply.text, reply.condition, reply.reference)
 
 
-def _name(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, ensure_ascii=False, sort_keys=True)
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
+def _record(sample: Sample) -> dict[str, Any]:
+    optional = {"condition": sample.condition, "reference": sample.reference}
+    return {
+        "id": sample.id,
+        "prompt": [message.as_dict() for message in sample.prompt],
+        "reply": sample.reply,
+        **{name: value for name, value in optional.items() if value is not None},
+    }
 
 
 def _check_ids(path: Path, replies: Sequence[Reply], records: Sequence[Sample]) -> None:

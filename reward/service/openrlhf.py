@@ -55,12 +55,12 @@ def parse_query(query: str, prompt: str | None = None) -> tuple[Message, ...]:
     With `prompt`, its templated text, a reply that opens a turn of its own is noticed: text cannot
     tell a control token from its spelling. Raises UnreadableQuery.
     """
-    found = [(t, list(t.opening.finditer(query))) for t in TEMPLATES]
-    template, openings = max(found, key=lambda pair: len(pair[1]))
-    if not openings:
+    template = template_of(query)
+    if template is None:
         raise UnreadableQuery(
             "no turn of a known template (" + ", ".join(t.name for t in TEMPLATES) + ")"
         )
+    openings = list(template.opening.finditer(query))
     if not re.fullmatch(EDGE, query[: openings[0].start()]):
         raise UnreadableQuery("text before the first turn")
     if prompt is not None:
@@ -81,6 +81,13 @@ def parse_query(query: str, prompt: str | None = None) -> tuple[Message, ...]:
         return as_messages(turns)
     except ChatError as error:
         raise UnreadableQuery(str(error)) from error
+
+
+def template_of(text: str) -> Template | None:
+    """The template that opens most turns of a text, None where none opens any."""
+    opened = {template: len(template.opening.findall(text)) for template in TEMPLATES}
+    template = max(opened, key=lambda template: opened[template])
+    return template if opened[template] else None
 
 
 def _check_reply(query: str, prompt: str, template: Template) -> None:
