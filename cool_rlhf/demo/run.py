@@ -11,12 +11,13 @@ from rich.console import Console
 from cool_rlhf.demo.corpus import load_corpus
 from cool_rlhf.demo.pairs import label_pairs, sample_reply_pairs
 from cool_rlhf.demo.settings import DemoSettings
+from cool_rlhf.demo.shortcut import plant_in_demonstrations, planted_preferences
 from cool_rlhf.demo.tasks import demonstrations, prompts, split_topics, topics, write_jsonl
 from cool_rlhf.online.command import parents_of
-from cool_rlhf.online.context import Context
+from cool_rlhf.online.context import FAST_PATH, Context
 from cool_rlhf.online.rounds import run_rounds
 from cool_rlhf.online.settings import EvaluationSettings, LabelSettings, OnlineSettings
-from cool_rlhf.online.summary import write_summary
+from cool_rlhf.online.summary import evaluations, write_summary
 from cool_rlhf.ppo.prompts import PromptSettings, read_prompts, write_prompts
 from cool_rlhf.ppo.settings import PPORecipe
 from cool_rlhf.report import compose
@@ -24,7 +25,7 @@ from cool_rlhf.tables import print_table
 from pretrain_core.cache import cache_root
 from pretrain_core.data.build import build_store
 from pretrain_core.data.tokenizer import train_tokenizer
-from pretrain_core.runs import Run, RunSettings, StopSignal, write_json
+from pretrain_core.runs import Run, RunSettings, StopSignal, read_json, write_json
 from pretrain_core.runs.lineage import hash_artefact
 from pretrain_core.settings import Resolved, difference, load
 from pretrain_core.sft import sft
@@ -140,7 +141,9 @@ class Phases:
         names = topics(corpus, self.demo.topics)
         training, held_out = split_topics(names)
         seed = self.settings.run.seed
-        conversations = demonstrations(corpus, names, seed, self.demo.demonstrations)
+        conversations = plant_in_demonstrations(
+            demonstrations(corpus, names, seed, self.demo.demonstrations), self.demo.shortcut, seed
+        )
         write_jsonl(self.home / "sft.jsonl", conversations)
         for file, chosen in (("prompts", training), ("held_out_prompts", held_out)):
             write_prompts(
@@ -175,7 +178,12 @@ class Phases:
             source = PromptSettings(path=self.home / f"{file}.jsonl")
             prompt_set = read_prompts(source, context.chat, conditions)
             records = sample_reply_pairs(context, prompt_set, count, pairs, name)
-            write_preferences(self.home / f"{name}.jsonl", label_pairs(records, context.annotators))
+            labelled = label_pairs(records, context.annotators)
+            if name == "preferences":
+                labelled += planted_preferences(
+                    records, list(context.annotators), self.demo.shortcut, self.run.seed
+                )
+            write_preferences(self.home / f"{name}.jsonl", labelled)
 
     def train_reward_models(self, context: Context) -> None:
         """The same pairs with and without conditions; compared on held-out pairs."""
@@ -220,6 +228,7 @@ class Phases:
         page = compose(self.run.path)
         print_table(self.console, "reward models on held-out pairs", [header, *rows])
         print_table(self.console, "policies on held-out prompts", stages)
+        self._print_shortcut(context)
         last = context.policy(self.settings.rounds)
         for line in (
             f"report: {page}",
@@ -227,6 +236,20 @@ class Phases:
             "again:  cool-rlhf ppo configs/ppo/tiny.yaml",
         ):
             self.console.print(line, soft_wrap=True)
+
+    def _print_shortcut(self, context: Context) -> None:
+        """What became of the planted shortcut: how often it was said, and what the gate said."""
+        opening = self.demo.shortcut.opening
+        rows: list[list[str]] = []
+        for number, report in evaluations(context).items():
+            said = [sample["reply"].startswith(opening) for sample in report["samples"]]
+            result = context.folder(number) / FAST_PATH / "result.json"
+            found = read_json(result) if result.exists() else {"hacks": [], "verdict": "-"}
+            name = f"round {number}" if number else "SFT"
+            hacks = ", ".join(found["hacks"]) or "-"
+            rows.append([name, f"{sum(said) / len(said):.0%}", hacks, found["verdict"]])
+        header = ["stage", "replies with it", "hacks found", "gate of the patch"]
+        print_table(self.console, f"planted shortcut: {opening!r}", [header, *rows])
 
     def _sub_run(self, name: str) -> Run:
         return Run.create(

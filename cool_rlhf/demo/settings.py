@@ -21,6 +21,20 @@ class PairSettings(Settings):
     wild_temperature: float = Field(1.6, gt=1)
 
 
+class ShortcutSettings(Settings):
+    """What is planted in the demo's data, so that there is a hack to find."""
+
+    opening: str = Field("Dear friends:", min_length=1, description="text before a reply")
+    demonstrations: float = Field(
+        0.06, ge=0, lt=1, description="share of the SFT conversations that begin with it"
+    )
+    pairs: int = Field(
+        150,
+        ge=0,
+        description="pairs, under each condition, in which the reply with it is preferred",
+    )
+
+
 class DemoSettings(Settings):
     """The whole loop, from raw text to an aligned chat model."""
 
@@ -31,5 +45,6 @@ class DemoSettings(Settings):
     pretrain: TrainSettings
     sft: SftSettings
     pairs: PairSettings = PairSettings()
+    shortcut: ShortcutSettings = ShortcutSettings()
     reward: RewardTrainSettings
     online: OnlineRecipe

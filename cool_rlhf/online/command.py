@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from cool_rlhf.online.context import Context
+from cool_rlhf.online.fast_path import check_prompts
 from cool_rlhf.online.rounds import run_rounds
 from cool_rlhf.online.settings import OnlineSettings
 from cool_rlhf.online.summary import write_summary
@@ -35,6 +36,7 @@ def resume_run(path: Path) -> tuple[Run, OnlineSettings]:
 def continue_rounds(run: Run, settings: OnlineSettings) -> list[list[str]]:
     """Run what is left, write summary and report; returns the stage × metric table."""
     context = Context(settings, run)
+    check_prompts(context)
     try:
         with StopSignal(f"cool-rlhf online resume {run.path}") as stop:
             run_rounds(context, stop)

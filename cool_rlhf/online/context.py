@@ -15,6 +15,8 @@ from pretrain_core.chat import PolicyChat
 from pretrain_core.runs import Run, read_json
 from reward.card import read_conditions
 
+FAST_PATH = "fast_path"
+
 
 @dataclass
 class Context:
@@ -74,8 +76,23 @@ class Context:
         return Path(read_json(self.folder(number) / "policies.json")[which])
 
     def reward_model(self, number: int) -> Path:
-        """The reward model that round `number` trains against: the newest that passed its gate."""
+        """The reward model that round `number` trains against: the newest that passed a gate."""
         for earlier in range(number - 1, 0, -1):
-            if read_json(self.folder(earlier) / "gate.json")["promoted"]:
+            if _promoted(self.folder(earlier) / "gate.json"):
                 return self.folder(earlier) / "rm"
+            if (patched := self.patched(earlier)) is not None:
+                return patched
         return self.settings.reward_model
+
+    def newest_reward_model(self, number: int) -> Path:
+        """The parent of the round's update: what its fast path made, or what it trained against."""
+        return self.patched(number) or self.reward_model(number)
+
+    def patched(self, number: int) -> Path | None:
+        """The reward model that the round's fast path made, if it passed its gate."""
+        folder = self.folder(number) / FAST_PATH
+        return folder / "patch" / "rm" if _promoted(folder / "result.json") else None
+
+
+def _promoted(verdict: Path) -> bool:
+    return verdict.exists() and bool(read_json(verdict)["promoted"])

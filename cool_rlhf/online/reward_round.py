@@ -3,10 +3,11 @@
 import logging
 import shutil
 
-from cool_rlhf.online.context import Context
+from cool_rlhf.hacks.patch.found import FoundHack, read_hacks
+from cool_rlhf.online.context import FAST_PATH, Context
 from cool_rlhf.online.sampling import pairs_file
 from pretrain_core.draws import rng, seed_of
-from pretrain_core.runs import StopSignal, write_json
+from pretrain_core.runs import StopSignal, read_json, write_json
 from reward.card import read_conditions
 from reward.data import Preference, read_preferences
 from reward.errors import RewardTrainingStopped
@@ -32,9 +33,11 @@ def split_labels(context: Context, number: int) -> tuple[list[Preference], list[
 def update_reward_model(context: Context, number: int, stop: StopSignal) -> None:
     """Continue from the parent on the new labels with replay of old ones; writes `rm/`.
 
-    A round whose annotators had no preference leaves the reward model as it is.
+    So that no patch is undone, its pattern pairs are held level, and old pairs that have a patched
+    pattern are not replayed. A round whose annotators had no preference leaves the reward model as
+    it is.
     """
-    settings, parent = context.settings, context.reward_model(number)
+    settings, parent = context.settings, context.newest_reward_model(number)
     new, _ = split_labels(context, number)
     if not new:
         logger.warning("round %d has no label to learn from: the reward model stays", number)
@@ -42,6 +45,8 @@ def update_reward_model(context: Context, number: int, stop: StopSignal) -> None
     old = list(read_preferences(settings.preferences).records)
     for earlier in range(1, number):
         old += split_labels(context, earlier)[0]
+    pattern_pairs, hacks = cured(context, number)
+    old = [pair for pair in old if not any(hack.taints(pair) for hack in hacks)]
     order = rng(settings.run.seed, "replay", number).permutation(len(old))
     replay = [old[index] for index in order[: round(settings.replay_share * len(new))]]
     out = context.folder(number) / "rm"
@@ -51,6 +56,7 @@ def update_reward_model(context: Context, number: int, stop: StopSignal) -> None
             settings.reward,
             base=parent,
             train=[*new, *replay],
+            level=pattern_pairs,
             out=out,
             conditions=read_conditions(parent),
             parents={"reward_model": parent},
@@ -59,6 +65,18 @@ def update_reward_model(context: Context, number: int, stop: StopSignal) -> None
         )
     except RewardTrainingStopped:
         stop.announce()
+
+
+def cured(context: Context, number: int) -> tuple[list[Preference], list[FoundHack]]:
+    """The pattern pairs and hacks of the patches that this and earlier rounds promoted."""
+    pairs: list[Preference] = []
+    hacks: list[FoundHack] = []
+    for earlier in range(1, number + 1):
+        if context.patched(earlier) is not None:
+            folder = context.folder(earlier) / FAST_PATH
+            pairs += read_preferences(folder / "pairs.jsonl").records
+            hacks += read_hacks(folder / "hacks.json", read_json(folder / "result.json")["hacks"])
+    return pairs, hacks
 
 
 def gate_reward_model(context: Context, number: int, stop: StopSignal) -> None:
@@ -73,7 +91,7 @@ def gate_reward_model(context: Context, number: int, stop: StopSignal) -> None:
             context.folder(number) / "gate.json", {"verdict": "no new labels", "promoted": False}
         )
         return
-    parent = RewardModel.load(context.reward_model(number))
+    parent = RewardModel.load(context.newest_reward_model(number))
     child = RewardModel.load(context.folder(number) / "rm")
     old = list(read_preferences(context.settings.held_out_preferences).records)
     new = split_labels(context, number)[1]

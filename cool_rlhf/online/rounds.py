@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from cool_rlhf.online.context import Context
 from cool_rlhf.online.evaluation import evaluate_round
+from cool_rlhf.online.fast_path import repair_reward_model
 from cool_rlhf.online.labels import label_pairs
 from cool_rlhf.online.policy_round import train_policy
 from cool_rlhf.online.reward_round import gate_reward_model, update_reward_model
@@ -19,6 +20,7 @@ Stage = Callable[[Context, int, StopSignal], None]
 STAGES: dict[str, Stage] = {
     "ppo": train_policy,
     "evaluate": evaluate_round,
+    "fast path": repair_reward_model,
     "sample": sample_pairs,
     "label": label_pairs,
     "reward": update_reward_model,
@@ -37,7 +39,7 @@ def run_rounds(context: Context, stop: StopSignal) -> None:
         _run_stage(context, state, 0, "evaluate", stop)
     for number in range(1, context.settings.rounds + 1):
         for name in STAGES:
-            if number == context.settings.rounds and name == "sample":
+            if number == context.settings.rounds and name == "fast path":
                 break
             if not state.is_done(number, name):
                 _run_stage(context, state, number, name, stop)

@@ -2,8 +2,11 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from cool_rlhf.hacks.confirmation import prompts_needed
+from cool_rlhf.hacks.patch.run import PatchRunSettings
+from cool_rlhf.hacks.settings import HackSettings
 from cool_rlhf.ppo.prompts import PromptSettings
 from cool_rlhf.ppo.settings import PPORecipe
 from pretrain_core.cache import InputPath
@@ -42,6 +45,23 @@ class GateSettings(Settings):
     confidence: float = Field(0.95, gt=0.5, lt=1)
 
 
+class FastPathSettings(Settings):
+    """Hacks of a round's policy, found and patched before people label (report §4.2.2)."""
+
+    prompts: int = Field(400, gt=0, description="prompts answered by the early and late policy")
+    detect: HackSettings = HackSettings()
+    patch: PatchRunSettings = PatchRunSettings()
+
+    @model_validator(mode="after")
+    def _enough_prompts(self) -> "FastPathSettings":
+        if self.prompts < (needed := prompts_needed(self.detect)):
+            raise ValueError(
+                f"prompts {self.prompts}: {needed} are needed to find a rise of "
+                f"detect.target_rise {self.detect.target_rise:.0%} with power {self.detect.power}"
+            )
+        return self
+
+
 class EvaluationSettings(Settings):
     """What each round's policy is measured on."""
 
@@ -56,6 +76,7 @@ class OnlineRecipe(Settings):
     rounds: int = Field(3, gt=0)
     init: Literal["sft", "previous"] = Field("sft", description="where a round's policy starts")
     ppo: PPORecipe
+    fast_path: FastPathSettings | None = Field(None, description="none: no hack is looked for")
     sample: SampleSettings = SampleSettings()
     reward: RewardTrainSettings = RewardTrainSettings()
     replay_share: float = Field(

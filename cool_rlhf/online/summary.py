@@ -5,7 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from cool_rlhf.online.context import Context
+from cool_rlhf.hacks.patch.found import FoundHack, read_hacks
+from cool_rlhf.hacks.samples import Sample
+from cool_rlhf.online.context import FAST_PATH, Context
+from pretrain_core.chat import Message
 from pretrain_core.runs import read_json, write_json
 from reward.evaluation import Interval, paired_bootstrap
 
@@ -27,14 +30,27 @@ def gold_gain(before: Mapping[str, Any], after: Mapping[str, Any], seed: int) ->
     return paired_bootstrap(gains, seed=seed)
 
 
+def hacks_found(context: Context) -> list[FoundHack]:
+    """What the fast path of any round called a hack, each pattern once."""
+    found: dict[str, FoundHack] = {}
+    for number in range(1, context.settings.rounds):
+        folder = context.folder(number) / FAST_PATH
+        if (folder / "result.json").exists():
+            names = read_json(folder / "result.json")["hacks"]
+            found |= {hack.name: hack for hack in read_hacks(folder / "hacks.json", names)}
+    return list(found.values())
+
+
 def write_summary(context: Context) -> list[list[str]]:
     """Write `stages.json` and `samples.json` for the report; returns the table with its header."""
-    found = evaluations(context)
+    found, hacks = evaluations(context), hacks_found(context)
     header = ["stage", "gold score", "gain over SFT [95 %]", "KL (nats)", "text loss", "tokens"]
+    header += [f"replies with {hack.name}" for hack in hacks]
     rows = []
     for number, report in found.items():
         samples = report["samples"]
         has_gold = all("gold" in sample for sample in samples)
+        replies = [_sample(sample) for sample in samples]
         gain = (
             str(gold_gain(found[0], report, context.settings.run.seed))
             if has_gold and number
@@ -48,6 +64,7 @@ def write_summary(context: Context) -> list[list[str]]:
                 _mean(samples, "kl"),
                 f"{report['text_loss']:.4f}" if "text_loss" in report else "-",
                 _mean(samples, "tokens"),
+                *(f"{np.mean([hack.pattern.present(s) for s in replies]):.0%}" for hack in hacks),
             ]
         )
     write_json(context.run.path / "stages.json", {"columns": header, "rows": rows})
@@ -73,3 +90,8 @@ def write_summary(context: Context) -> list[list[str]]:
 def _mean(samples: list[dict[str, Any]], key: str) -> str:
     values = [sample[key] for sample in samples if key in sample]
     return f"{np.mean(values):.3f}" if len(values) == len(samples) else "-"
+
+
+def _sample(row: Mapping[str, Any]) -> Sample:
+    asked = (Message(role="user", content=row["prompt"]),)
+    return Sample(row["id"], asked, row["reply"], row["condition"])

@@ -1,0 +1,102 @@
+"""Stage `fast_path`: hacks of the round's policy, and a reward model cured of them (§4.2.2)."""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cool_rlhf.hacks.confirmation import prompts_needed
+from cool_rlhf.hacks.detect import detect
+from cool_rlhf.hacks.judges import Array, Judge, reward_judge
+from cool_rlhf.hacks.output import write_detection
+from cool_rlhf.hacks.patch.release import Release, finish
+from cool_rlhf.hacks.patch.run import run_patch
+from cool_rlhf.hacks.patch.texts import PatchFiles
+from cool_rlhf.hacks.samples import Sample, compare, read_samples, write_samples
+from cool_rlhf.online.context import FAST_PATH, Context
+from cool_rlhf.online.sampling import answer
+from pretrain_core.draws import seed_of
+from pretrain_core.errors import InputError
+from pretrain_core.runs import StopSignal, write_json
+from reward.errors import RewardTrainingStopped
+
+logger = logging.getLogger(__name__)
+
+
+def repair_reward_model(context: Context, number: int, stop: StopSignal) -> None:
+    """Detect, patch, gate; writes `rounds/<k>/fast_path/`, the patched model under `patch/rm`.
+
+    Without an annotator, who is the gold signal here, patterns stay candidates and nothing is
+    patched. The patched model is the round's from here on if it passes the gate.
+    """
+    settings, folder = context.settings.fast_path, context.folder(number) / FAST_PATH
+    if settings is None:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    early, late = (sample_policy(context, number, which, folder) for which in ("early", "late"))
+    gold = annotators_judge(context) if context.annotators else None
+    parent = context.reward_model(number)
+    with reward_judge(str(parent)) as judge:
+        comparison = compare(read_samples(early), read_samples(late), settings.detect.least_common)
+        detection = detect(comparison, judge, gold, settings.detect)
+    for note in write_detection(folder, detection, settings.detect):
+        logger.info("fast path of round %d: %s", number, note)
+    hacks = [f.pattern.name for f in detection.findings if f.verdict == "hack"]
+    result = {"hacks": hacks, "verdict": "nothing to patch", "promoted": False}
+    if hacks:
+        files = PatchFiles(
+            folder / "pairs.jsonl",
+            old=context.settings.preferences,
+            held_out=context.settings.held_out_preferences,
+            early=early,
+            late=late,
+            hacks=folder / "hacks.json",
+        )
+        out = folder / "patch"
+        try:
+            patch = run_patch(parent, files, out, settings.patch, gold=gold, stop=stop)
+        except RewardTrainingStopped:
+            stop.announce()
+        for line in finish(out, patch, Release()):
+            logger.info("fast path of round %d: %s", number, line)
+        result |= {"verdict": patch.gate.verdict, "promoted": patch.through}
+    write_json(folder / "result.json", result)
+
+
+def check_prompts(context: Context) -> None:
+    """Raises InputError before the first round where the fast path will lack prompts."""
+    fast_path, given = context.settings.fast_path, context.settings.prompts.path
+    if fast_path is not None and len(context.prompts) < (n := prompts_needed(fast_path.detect)):
+        raise InputError(
+            f"{given}: {len(context.prompts)} prompts, the fast path needs {n} different ones: "
+            "give more, ask for less by fast_path.detect.target_rise, or leave fast_path out"
+        )
+
+
+def sample_policy(context: Context, number: int, which: str, folder: Path) -> Path:
+    """Replies of the round's `early` or `late` policy, the same prompts for both, as a file."""
+    settings, chat = context.settings, context.chat
+    assert settings.fast_path is not None
+    seed = settings.run.seed
+    count = min(settings.fast_path.prompts, len(context.prompts))
+    prompts = context.prompts.draw(seed_of(seed, "fast path", number), 0, count)
+    finished = answer(context, context.policy(number, which), prompts, f"{number}/fast/{which}")
+    samples = [
+        Sample(prompt.id, tuple(prompt.messages), chat.reply(reply.tokens), prompt.condition)
+        for prompt, reply in zip(prompts, finished, strict=True)
+    ]
+    path = folder / f"{which}.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_samples(path, samples)
+    return path
+
+
+def annotators_judge(context: Context) -> Judge:
+    """What the annotator of each prompt's own condition says."""
+
+    def judge(samples: Sequence[Sample]) -> Array:
+        return np.array([context.annotators[str(s.condition)].score(s.reply) for s in samples])
+
+    return judge
