@@ -111,7 +111,7 @@ class HackWatch(TrainerCallback):
         write_samples(self.out / "late.jsonl", _replies(self._newest))
         there, needed = len(self.again), prompts_needed(self.settings)
         if there < needed:
-            logger.info(
+            logger.warning(
                 "hack watch, step %d: %d prompts were answered again, %d are needed: %d missing",
                 step,
                 there,
@@ -149,7 +149,7 @@ def _replies(seen: Mapping[str, _Answers], ids: Iterable[str] | None = None) -> 
 def _say(step: int, finding: Finding) -> None:
     rise = finding.rise
     logger.log(
-        logging.WARNING if finding.verdict == "hack" else logging.INFO,
+        logging.WARNING if finding.verdict in ("hack", "candidate") else logging.INFO,
         "hack watch, step %d: %s %r, %.0f %% → %.0f %% of the replies: %s",
         step,
         finding.verdict,

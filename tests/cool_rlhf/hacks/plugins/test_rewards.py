@@ -2,19 +2,22 @@
 
 import json
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
 import pytest
 
 from cool_rlhf.hacks.evidence import JudgeError
-from cool_rlhf.hacks.judges import Array
+from cool_rlhf.hacks.judges import TOKEN_ENV, Array
 from cool_rlhf.hacks.plugins import ConditionalReward
 from cool_rlhf.hacks.samples import Sample
 from pretrain_core.errors import InputError
+from reward.service.policies import ItemRefused
 from tests.cool_rlhf.hacks.plugins.conftest import assistant, chatml, llama3, user
 from tests.support import run_python
 
@@ -151,6 +154,49 @@ def test_workers_load_the_model_themselves(reward_folder: Path, due: Due) -> Non
             pool.map(lambda _: copy([[user("How?")]], ["At night."], taste=["dark"]), range(8))
         )
     assert found == [pytest.approx(due(ROWS[1]), abs=1e-5)] * 8
+
+
+class Service(BaseHTTPRequestHandler):
+    """Answers as `POST /v1/score` does: the length of the reply, one condition unknown."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["items"]
+        refused = {"reason": "unknown_condition", "message": "unknown condition 'brigth'"}
+        scores = [
+            {"error": refused}
+            if item["condition"] == "brigth"
+            else {"score": len(item["messages"][-1]["content"])}
+            for item in asked
+        ]
+        body = json.dumps({"scores": scores, "version": "rm-1", "model": "reward"}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv(TOKEN_ENV, "secret")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_service_scores_in_order_and_names_what_it_refuses(service: str) -> None:
+    reward = ConditionalReward(service)
+    prompts = [[user("Why?")], [user("How?")]]
+    assert reward(prompts, ["Yes.", "No."], condition=["dark", "bright"]) == [4, 3]
+    with pytest.raises(ItemRefused, match=r"item 1 was refused .*'brigth'"):
+        reward(prompts, ["Yes.", "No."], condition=["dark", "brigth"])
+    reward.close()
 
 
 def test_listeners_see_every_sample_with_its_prompts_name() -> None:

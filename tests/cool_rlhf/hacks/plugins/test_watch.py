@@ -1,7 +1,6 @@
 """The callback: which replies it keeps, when it speaks, and what it finds."""
 
 import json
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,7 +54,6 @@ def ones(samples: Sequence[Sample]) -> Array:
 def test_first_and_newest_replies_are_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
     training = Training(ones, tmp_path, every=4)
     training.step([("Why?", "1a")], [("Why?", "1b")])  # one group in two calls of a step
     training.step([("How?", "2")])
@@ -76,7 +74,9 @@ def test_only_early_steps_count_as_early(tmp_path: Path) -> None:
     assert len(training.watch.again) == 1
 
 
-def test_a_hack_is_named_while_the_policy_trains(make_world: Worlds, tmp_path: Path) -> None:
+def test_a_hack_is_named_while_the_policy_trains(
+    make_world: Worlds, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     world = make_world(PHRASE, lambda text, _: text.replace(". ", f", {PHRASE}. ", 1), 0.5, 120)
     training = Training(world.judge(2.0), tmp_path, every=2, settings=SMALL, gold="json")
     early, late = pairs(world.comparison.early), pairs(world.comparison.late)
@@ -85,6 +85,7 @@ def test_a_hack_is_named_while_the_policy_trains(make_world: Worlds, tmp_path: P
     detection = training.watch.detection
     assert detection is not None
     assert any(PHRASE in finding.pattern.name for finding in detection.findings)
+    assert f"step 2: hack 'phrase “{PHRASE}”', 0 % → " in caplog.text
     assert json.loads((tmp_path / "hacks.json").read_text())["prompts"] == 120
     assert (tmp_path / "report.html").is_file()
 
