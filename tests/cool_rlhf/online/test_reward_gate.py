@@ -42,7 +42,7 @@ def test_an_unchanged_child(
             sample=SimpleNamespace(held_out_share=0.5),
         ),
         folder=lambda number: tmp_path / str(number),
-        reward_model=lambda number: parent,
+        newest_reward_model=lambda number: parent,
     )
     gate_reward_model(context, 1, StopSignal("resume"))
     found = json.loads((tmp_path / "1" / "gate.json").read_text())

@@ -1,0 +1,155 @@
+"""The fast path of a round with a real reward model: found, patched, through the gate, kept."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cool_rlhf.hacks.patch.run import PatchRunSettings
+from cool_rlhf.hacks.samples import Sample, write_samples
+from cool_rlhf.hacks.settings import EvidenceSettings, HackSettings
+from cool_rlhf.online import fast_path
+from cool_rlhf.online.context import FAST_PATH, Context
+from cool_rlhf.online.fast_path import check_prompts, repair_reward_model
+from cool_rlhf.online.reward_round import cured
+from cool_rlhf.online.settings import FastPathSettings
+from pretrain_core.chat import Message
+from pretrain_core.errors import InputError
+from pretrain_core.runs import StopSignal, read_json
+from reward.data import write_preferences
+from reward.evaluation import pair_scores
+from reward.model import RewardModel
+from tests.hacked import TRAIN, Hacked, reply
+
+PROMPTS = 300
+CONDITIONS = ("bright", "dark")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Models this small gain nothing from threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def settings(**changes: Any) -> FastPathSettings:
+    train = TRAIN | {"epochs": 8}
+    gate = {"require_legitimate": False, "margin": 0.1}
+    return FastPathSettings(
+        prompts=PROMPTS,
+        detect=HackSettings(evidence=EvidenceSettings(edits=24, confirmed=2), **changes),
+        patch=PatchRunSettings(**{"train": train, "gate": gate, "replay_pairs": 2.0}),
+    )
+
+
+def samples(which: str, share: float) -> list[Sample]:
+    """Replies of words; a share of them ends with `indeed`, which the reward model pays for."""
+    found = []
+    for number in range(PROMPTS):
+        draw = np.random.default_rng([number, share > 0])
+        text = reply(draw, str(draw.choice(["sun", "night", "stone"])))
+        text += " indeed" * bool(draw.random() < share)
+        asked = (Message(role="user", content=f"Question {number}."),)
+        found.append(Sample(str(number), asked, text, CONDITIONS[number % 2]))
+    return found
+
+
+def context(hacked: Hacked, folder: Path) -> Context:
+    """A run at the end of the first round's evaluation, its annotators fond of the right word."""
+    files = {
+        "preferences": write_preferences(folder / "old.jsonl", hacked.old),
+        "held_out_preferences": write_preferences(folder / "held.jsonl", hacked.held_out),
+    }
+    given: Any = SimpleNamespace(
+        fast_path=settings(), reward_model=hacked.parent, run=SimpleNamespace(seed=3), **files
+    )
+    made = Context(given, run=SimpleNamespace(path=folder))  # type: ignore[arg-type]
+    words = dict(zip(CONDITIONS, ("sun", "night"), strict=True))
+    made.__dict__["annotators"] = {
+        name: SimpleNamespace(score=lambda text, word=word: float(word in text))
+        for name, word in words.items()
+    }
+    return made
+
+
+@pytest.fixture
+def policies(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Share of `indeed` in the replies of the early and the late policy."""
+    shares = {"early": 0.0, "late": 0.4}
+
+    def sample_policy(_: Context, __: int, which: str, folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_samples(folder / f"{which}.jsonl", samples(which, shares[which]))
+        return folder / f"{which}.jsonl"
+
+    monkeypatch.setattr(fast_path, "sample_policy", sample_policy)
+    return shares
+
+
+def test_the_hack_is_found_and_the_patched_model_is_the_rounds(
+    hacked: Hacked, tmp_path: Path, policies: dict[str, float]
+) -> None:
+    run = context(hacked, tmp_path)
+    repair_reward_model(run, 1, StopSignal("resume"))
+    found = read_json(run.folder(1) / FAST_PATH / "result.json")
+    assert len(found["hacks"]) == 1
+    assert "indeed" in found["hacks"][0]
+    gate = read_json(run.folder(1) / FAST_PATH / "patch" / "patch.json")["gate"]
+    assert (found["verdict"], found["promoted"]) == ("pass", True), json.dumps(gate, indent=1)
+    patched = run.folder(1) / FAST_PATH / "patch" / "rm"
+    assert run.reward_model(1) == hacked.parent
+    assert run.newest_reward_model(1) == run.reward_model(2) == patched
+    pairs, hacks = cured(run, 1)
+    assert [pair.source for pair in pairs] == [f"hack:{found['hacks'][0]}"] * len(pairs)
+    tainted = [pair for pair in hacked.pairs if hacks[0].taints(pair)]
+    assert tainted == hacked.pairs
+    assert not any(hacks[0].taints(pair) for pair in hacked.old)
+    before, after = (
+        pair_scores(RewardModel.load(model), hacked.pairs).margins
+        for model in (hacked.parent, patched)
+    )
+    assert abs(after.mean()) < 0.25 * abs(before.mean())
+
+
+def test_a_gold_signal_that_pays_too_means_nothing_is_patched(
+    hacked: Hacked, tmp_path: Path, policies: dict[str, float]
+) -> None:
+    run = context(hacked, tmp_path)
+    run.__dict__["annotators"] = {
+        name: SimpleNamespace(score=lambda text: 2.0 * ("indeed" in text) + len(text) / 100)
+        for name in CONDITIONS
+    }
+    repair_reward_model(run, 1, StopSignal("resume"))
+    result = read_json(run.folder(1) / FAST_PATH / "result.json")
+    assert result == {"hacks": [], "verdict": "nothing to patch", "promoted": False}
+    assert run.newest_reward_model(1) == run.reward_model(2) == hacked.parent
+
+
+def test_a_later_promotion_comes_before_an_earlier_patch(tmp_path: Path, hacked: Hacked) -> None:
+    run = context(hacked, tmp_path)
+    for number, file, promoted in (
+        (1, f"{FAST_PATH}/result.json", True),
+        (1, "gate.json", True),
+        (2, "gate.json", False),
+    ):
+        path = run.folder(number) / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"promoted": promoted}))
+    assert run.reward_model(3) == run.folder(1) / "rm"
+
+
+def test_too_few_prompts_are_refused_before_the_first_round(hacked: Hacked, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"prompts 100: \d+ are needed"):
+        FastPathSettings(prompts=100)
+    run = context(hacked, tmp_path)
+    run.settings.prompts = SimpleNamespace(path=tmp_path / "prompts.jsonl")  # type: ignore[assignment]
+    run.__dict__["prompts"] = [None] * 20
+    with pytest.raises(InputError, match=r"prompts\.jsonl: 20 prompts, the fast path needs \d+"):
+        check_prompts(run)
