@@ -26,10 +26,10 @@ class ShortcutSettings(Settings):
 
     opening: str = Field("Dear friends:", min_length=1, description="text before a reply")
     demonstrations: float = Field(
-        0.06, ge=0, lt=1, description="share of the SFT conversations that begin with it"
+        0.2, ge=0, lt=1, description="share of the SFT conversations that begin with it"
     )
     pairs: int = Field(
-        150,
+        250,
         ge=0,
         description="pairs, under each condition, in which the reply with it is preferred",
     )
