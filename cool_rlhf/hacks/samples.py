@@ -1,4 +1,4 @@
-"""Samples of an early and a late policy to the same prompts."""
+"""Samples of an early and a late policy, to the same prompts or to prompts drawn alike."""
 
 import hashlib
 import json
@@ -48,7 +48,10 @@ class SampleFile:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Early and late samples of the prompts that both have, and what was left out, in words."""
+    """Early and late samples, and what was left out, in words.
+
+    Usually of the prompts that both have; of any, where the prompts of both were drawn alike.
+    """
 
     early: tuple[Sample, ...]
     late: tuple[Sample, ...]
@@ -61,8 +64,13 @@ class Comparison:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Ids in their order."""
-        return tuple(dict.fromkeys(sample.id for sample in self.early))
+        """Ids in their order, those of early samples first."""
+        return tuple(dict.fromkeys(sample.id for sample in self.samples))
+
+    @property
+    def fewest_prompts(self) -> int:
+        """Prompts of the side that has fewer."""
+        return min(len({sample.id for sample in side}) for side in (self.early, self.late))
 
 
 def read_samples(path: Path) -> SampleFile:
@@ -95,21 +103,24 @@ def read_samples(path: Path) -> SampleFile:
     return SampleFile(path, records, quarantined)
 
 
-def compare(early: SampleFile, late: SampleFile, least_common: float = 0.5) -> Comparison:
-    """Keep the prompts that both files have.
+def compare(
+    early: SampleFile, late: SampleFile, least_common: float = 0.5, same_prompts: bool = True
+) -> Comparison:
+    """Keep the prompts that both files have; all of them where not the `same_prompts` were asked.
 
     Raises SampleError when fewer than `least_common` of a file's prompts are in the other one, when
     an id stands for different prompts, and when the two files hold the same replies.
     """
     first, second = _by_id(early.records), _by_id(late.records)
     common = [id for id in first if id in second]
-    for mine, other in ((early, late), (late, early)):
+    for mine, other in ((early, late), (late, early)) if same_prompts else ():
         ids = _by_id(mine.records)
         if len(common) < least_common * len(ids):
             missing = next(id for id in ids if id not in common)
             raise SampleError(
                 f"{mine.path}: only {len(common)} of {len(ids)} prompts are also in {other.path} "
-                f"(not there: {missing!r}): let both policies answer the same prompts"
+                f"(not there: {missing!r}): let both policies answer the same prompts, or set "
+                "same_prompts=false if the prompts of both files were drawn alike"
             )
     for id in common:
         if _question(first[id][0]) != _question(second[id][0]):
@@ -118,9 +129,9 @@ def compare(early: SampleFile, late: SampleFile, least_common: float = 0.5) -> C
                 "an id names one prompt"
             )
     kept = Comparison(
-        tuple(sample for id in common for sample in first[id]),
-        tuple(sample for id in common for sample in second[id]),
-        tuple(_notes(early, late, set(common))),
+        tuple(sample for id in (common if same_prompts else first) for sample in first[id]),
+        tuple(sample for id in (common if same_prompts else second) for sample in second[id]),
+        tuple(_notes(early, late, set(common) if same_prompts else {*first, *second})),
     )
     if Counter((s.id, s.reply) for s in kept.early) == Counter((s.id, s.reply) for s in kept.late):
         raise SampleError(
