@@ -225,7 +225,9 @@ def measure(options: argparse.Namespace, items: Sequence[dict[str, Any]]) -> dic
     turns: dict[str, list[Load]] = {"batched": [], "single": []}
     offline: list[float] = []
 
-    def turn(settings: ServiceSettings, name: str, beside: Callable[[RunningService], None]) -> None:
+    def turn(
+        settings: ServiceSettings, name: str, beside: Callable[[RunningService], None]
+    ) -> None:
         with start(settings, options.model, TOKENS.access) as service:
             asyncio.run(load(service.url, items[:32], 16))  # warm
             turns[name].append(asyncio.run(load(service.url, items, CLIENTS[-1]))[0])
@@ -246,7 +248,9 @@ def measure(options: argparse.Namespace, items: Sequence[dict[str, Any]]) -> dic
     rows = {str(clients): [seen.row(typical)] for clients, seen in fewer.items()}
     for name, key in (("batched", str(CLIENTS[-1])), ("single", "one_request_per_forward")):
         rows[key] = [seen.row(rate) for seen, rate in zip(turns[name], offline, strict=True)]
-    gains = [one.seconds / many.seconds for one, many in zip(*reversed(turns.values()), strict=True)]
+    gains = [
+        one.seconds / many.seconds for one, many in zip(*reversed(turns.values()), strict=True)
+    ]
     return {
         **result,
         "offline_items_per_s": [round(rate, 2) for rate in offline],

@@ -128,6 +128,15 @@ def prompts_needed(settings: HackSettings) -> int:
     return 2 * half
 
 
+def visible_rise(prompts: int, settings: HackSettings) -> float | None:
+    """Smallest rise from 0, in whole percent, that so many prompts show with `power`, if any."""
+    for percent in range(1, 100):
+        asked = settings.model_copy(update={"target_rise": percent / 100})
+        if prompts_needed(asked) <= prompts:
+            return percent / 100
+    return None
+
+
 def _by_prompt(patterns: Sequence[Pattern], half: Comparison) -> tuple[Array, Array]:
     """Mean amounts and shares [policy, prompts, patterns]; NaN where a policy has no reply."""
     prompts = {id: row for row, id in enumerate(half.prompts)}

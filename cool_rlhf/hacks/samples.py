@@ -31,6 +31,17 @@ class Sample:
         """The same sample with another reply."""
         return replace(self, reply=reply)
 
+    def as_dict(self) -> dict[str, Any]:
+        """The record of a sample file."""
+        record: dict[str, Any] = {
+            "id": self.id,
+            "prompt": [message.as_dict() for message in self.prompt],
+            "reply": self.reply,
+            "condition": self.condition,
+            "reference": self.reference,
+        }
+        return {key: value for key, value in record.items() if value is not None}
+
     @property
     def asked(self) -> str:
         """The text of the last user turn."""
