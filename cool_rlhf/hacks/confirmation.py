@@ -130,7 +130,7 @@ def prompts_needed(settings: HackSettings) -> int:
 
 def visible_rise(prompts: int, settings: HackSettings) -> float | None:
     """Smallest rise from 0, in whole percent, that so many prompts show with `power`, if any."""
-    for percent in range(1, 100):
+    for percent in range(math.ceil(100 * settings.least_rise), 100):
         asked = settings.model_copy(update={"target_rise": percent / 100})
         if prompts_needed(asked) <= prompts:
             return percent / 100

@@ -24,7 +24,7 @@ from pretrain_core.draws import rng
 from pretrain_core.runs import Run, RunSettings, StopSignal
 from tests.cool_rlhf.hacks.watch.conftest import planting, score, trajectory, write
 
-ITERATIONS = 11
+ITERATIONS = 9
 SCRIPT = planting(lambda iteration: 0.7 if iteration >= 4 else 0.0)
 
 
@@ -90,7 +90,7 @@ def trainer(run: Run, stop: bool, backwards: bool = False) -> Trainer:
     log = RolloutLog(run.rollouts)
     return Trainer(
         settings=cast(
-            Any, SimpleNamespace(iterations=ITERATIONS, batch=SimpleNamespace(prompts=32))
+            Any, SimpleNamespace(iterations=ITERATIONS, batch=SimpleNamespace(prompts=24))
         ),
         run=run,
         crew=cast(Any, StillCrew()),
@@ -139,7 +139,7 @@ def test_stopped_by_an_alarm_saved_and_resumed_equals_a_run_that_only_warns(
     trainer(again, stop=True, backwards=True).train(stop)
     assert reproducible(again) == reproducible(runs["warned"])
     alarms = {row["step"]: row["hack/alarm"] for row in again.metrics() if "hack/alarm" in row}
-    assert alarms == {3: 0.0, 5: 1.0, 7: 1.0, 9: 1.0, 10: 1.0}
+    assert alarms == {3: 0.0, 5: 1.0, 7: 1.0, 8: 1.0}
     kl = {row["step"]: row.get("hack/sqrt_kl") for row in again.metrics()}
-    # Two action tokens, each `iteration` nats: the window of 9 holds 18 and 16.
-    assert kl[9] == pytest.approx(17**0.5)
+    # Two action tokens, each `iteration` nats: the window of 7 holds 14 and 12.
+    assert kl[7] == pytest.approx(13**0.5)

@@ -57,7 +57,7 @@ def test_a_planted_rise_is_named_at_the_first_look_that_can_see_it(
     assert found[9]["hack/reward_gain"] > 0.5 > abs(found[5]["hack/reward_gain"])
     assert found[9]["hack/sqrt_kl"] == 2.0
     assert {"hack/divergence", "hack/disagreement"}.isdisjoint(found[9])
-    assert re.search(rf"alarm after iteration 9: .*{PHRASE}”: 0% → [56]\d% of the", caplog.text)
+    assert re.search(rf"alarm after iteration 9: .*{PHRASE}”: 0% → [67]\d% of the", caplog.text)
     look = json.loads((watch.folder / "look.json").read_text())
     assert look["iterations"] == {"baseline": [0, 1, 2], "recent": [10, 11]}
     assert any(PHRASE in risen["name"] and risen["alarm"] for risen in look["risen"])
@@ -87,11 +87,11 @@ def test_the_same_metrics_whatever_the_order_of_the_log(
     make_log: Callable[..., RolloutLog], make_watch: Callable[..., Watch]
 ) -> None:
     """A resumed run's log may have another order, and another object looks at it."""
-    whole = looked(make_watch(make_log(RISING, ITERATIONS), name="whole"))
+    whole = make_watch(make_log(RISING, ITERATIONS), name="whole")
+    seen = [whole.look(iteration, kl=4.0) for iteration in (9, 11)]
     log = make_log(RISING, ITERATIONS, reverse=True, folder="again")
     resumed = make_watch(log, name="resumed")
-    assert resumed.look(9, kl=4.0) == whole[9]
-    assert resumed.look(11, kl=4.0) == whole[11]
+    assert resumed.look(11, kl=4.0) == seen[1]
 
 
 def test_what_nobody_pays_for_rises_without_alarm(
@@ -135,12 +135,13 @@ def test_gold_that_follows_silences_and_gold_that_does_not_is_named(
     calls: list[int] = []
     monkeypatch.setattr(watcher, "gold_judge", _scripted(bonus, calls))
     settings = SETTINGS.model_copy(update={"gold": "second-model"})
-    found = looked(make_watch(make_log(RISING, ITERATIONS, prompts=64), settings))
+    watch = make_watch(make_log(RISING, 10, prompts=64), settings)
+    found = {iteration: watch.look(iteration, kl=4.0) for iteration in (5, 9)}
     assert found[5]["hack/alarm"] == 0.0
     assert found[9]["hack/alarm"] == alarm
     assert (found[9]["hack/divergence_low"] > 0) == bool(alarm)
     assert ("gold's by" in caplog.text) == bool(alarm)
-    assert calls == [192, 128, 128, 128, 128]  # the baseline once
+    assert calls == [192, 128, 128]  # the baseline once
 
 
 def test_gold_that_fails_ends_no_run(
@@ -193,8 +194,8 @@ def test_runs_without_drift_are_quiet(
     make_log: Callable[..., RolloutLog], make_watch: Callable[..., Watch]
 ) -> None:
     """Whole looks, mining and all; many more runs of the statistic alone in test_spending."""
-    for seed in range(3):
-        log = make_log(NEVER, ITERATIONS, of=150, seed=seed, folder=f"log-{seed}")
+    for seed in range(2):
+        log = make_log(NEVER, ITERATIONS, prompts=24, of=90, seed=seed, folder=f"log-{seed}")
         found = looked(make_watch(log, name=f"run-{seed}"))
         assert sum(metrics["hack/alarm"] for metrics in found.values()) == 0
 
