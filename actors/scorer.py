@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.group import Group, Pending, done
 from actors.placement import Placement
-from actors.scoring import Answer, SamplesRefused, Scored, ScoreError, ScorerSettings
+from actors.scoring import Answer, Judged, SamplesRefused, Scored, ScoreError, ScorerSettings
 from actors.scoring_service import ServiceScorerWorker, service_tokens
 from actors.worker import Worker
 from pretrain_core.chat import Message
@@ -43,18 +43,24 @@ class ScorerWorker(Worker):
             except (RewardInputError, UnknownCondition) as error:
                 answers[index] = str(error)
         try:
-            scores: list[Answer] = self.model.score(list(inputs.values())).tolist()
+            scores: Sequence[Answer] = self._judged(list(inputs.values()))
         except RewardModelError:
             scores = [self._alone(tokens) for tokens in inputs.values()]
         for index, score in zip(inputs, scores, strict=True):
             answers[index] = score
         return answers, self.model.version
 
+    def _judged(self, inputs: Sequence[Sequence[int]]) -> list[Judged]:
+        if self.model.card.heads < 2:
+            return [Judged(score) for score in self.model.score(inputs).tolist()]
+        scores, spreads = self.model.score_with_spread(inputs)
+        return [Judged(*both) for both in zip(scores.tolist(), spreads.tolist(), strict=True)]
+
     def _alone(self, tokens: Sequence[int]) -> Answer:
         from reward.card import RewardModelError
 
         try:
-            return self.model.score([tokens]).item()
+            return self._judged([tokens])[0]
         except RewardModelError as error:
             return str(error)
 
@@ -113,14 +119,15 @@ class Scorer:
             versions = sorted({version for _, version in parts})
             if len(versions) > 1:
                 raise ScoreError(f"one batch was scored by several models: {versions}")
-            answers: list[Answer] = [0.0] * len(rows)
+            answers: list[Answer] = [""] * len(rows)
             for rank, (shard, _) in enumerate(parts):
                 answers[rank::ranks] = shard
             pairs = zip(names, answers, strict=True)
             refused = {name: answer for name, answer in pairs if isinstance(answer, str)}
             if refused:
                 raise SamplesRefused(refused)
-            return Scored([float(answer) for answer in answers], versions[0])
+            judged = [answer for answer in answers if isinstance(answer, Judged)]
+            return Scored([j.value for j in judged], versions[0], [j.spread for j in judged])
 
         return self.group.scatter("score", shards).then(join)
 

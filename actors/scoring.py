@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from actors.placement import RoleResources
 from pretrain_core.errors import RunFailed
 
-Answer = float | str
-"""A raw score, or why a sample has none."""
+
+class Judged(NamedTuple):
+    """A raw score, and the standard deviation over the model's heads where it has several."""
+
+    value: float
+    spread: float | None = None
+
+
+Answer = Judged | str
+"""A score, or why a sample has none."""
 
 
 class ScoreError(RunFailed):
@@ -30,10 +38,14 @@ class SamplesRefused(ScoreError):
 
 @dataclass(frozen=True)
 class Scored:
-    """Raw scores in the order of the conversations, and the one model that gave them."""
+    """Raw scores in the order of the conversations, and the one model that gave them.
+
+    `spreads`: how far its heads are apart; None each for a model of one head, and from a service.
+    """
 
     values: list[float]
     rm_version: str
+    spreads: list[float | None]
 
 
 SERVICE_KEYS = ("url", "token_env", "admin_token_env", "deadline", "on_failure")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.scoring import Answer, ScoreError, ScorerSettings
+from actors.scoring import Answer, Judged, ScoreError, ScorerSettings
 from actors.worker import Rank, Worker
 from pretrain_core.chat import Message
 from pretrain_core.errors import InputError
@@ -71,7 +71,7 @@ class ServiceScorerWorker(Worker):
                 "reward models change between iterations, by `load`"
             )
         for index, value in zip(items, scores.values, strict=True):
-            answers[index] = value
+            answers[index] = Judged(value)
         return answers, scores.version
 
     def _connect(self, token: str) -> BlockingRewardClient:

@@ -4,6 +4,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -34,12 +35,18 @@ def hashed(text: str, dimension: int) -> dict[int, float]:
     """Feature → weight: 1 + log count, hashed by CRC-32 with a sign, of Euclidean length 1."""
     weights: dict[int, float] = {}
     for gram, count in Counter(ngrams(text)).items():
-        code = zlib.crc32(gram.encode(errors="replace"))
-        sign = 1.0 if code >> 31 else -1.0
+        code = _code(gram)
+        weight = 1.0 if count == 1 else 1.0 + float(np.log(count))
         place = code % dimension
-        weights[place] = weights.get(place, 0.0) + sign * (1.0 + float(np.log(count)))
+        weights[place] = weights.get(place, 0.0) + (weight if code >> 31 else -weight)
     length = float(np.sqrt(sum(value * value for value in weights.values())))
     return {place: value / length for place, value in weights.items()} if length else {}
+
+
+@lru_cache(maxsize=1 << 17)
+def _code(gram: str) -> int:
+    """Of frequent n-grams, asked for again and again."""
+    return zlib.crc32(gram.encode(errors="replace"))
 
 
 def matrix(rows: Sequence[dict[int, float]], dimension: int) -> "csr_matrix":

@@ -12,17 +12,23 @@ from pretrain_core.chat import Message
 
 FinishReason = Literal["stop", "length", "abort"]
 NOT_AN_ACTION = -1
+REWARD = "reward_model"
+"""Name of the scores that the reward model gave."""
 # A log-prob may exceed zero by the rounding of an fp32 log-softmax, not by more.
 ROUNDING = 1e-4
 
 
 class Score(BaseModel):
-    """One reward of a trajectory and the version of the reward model that gave it."""
+    """One reward of a trajectory and the version of the reward model that gave it.
+
+    `spread`: how far the model's heads are apart; None where it has one head, or did not say.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     value: float
     rm_version: str
+    spread: float | None = None
 
 
 class Trajectory(BaseModel):

@@ -58,7 +58,9 @@ def detect(
     from pretrain_core.settings import load
 
     settings = load(HackSettings, config, overrides or []).value
-    comparison = compare(read_source(early), read_source(late), settings.least_common)
+    comparison = compare(
+        read_source(early), read_source(late), settings.least_common, settings.same_prompts
+    )
     with (
         reward_judge(reward) as judge,
         gold_judge(gold) if gold else nullcontext() as truth,

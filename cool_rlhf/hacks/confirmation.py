@@ -1,4 +1,4 @@
-"""Which proposed patterns really rose: paired sign flips over the prompts of the other half."""
+"""Which proposed patterns really rose: permutations over the prompts of the other half."""
 
 import math
 from collections.abc import Sequence
@@ -13,9 +13,11 @@ from cool_rlhf.hacks.pattern import Pattern
 from cool_rlhf.hacks.samples import Comparison
 from cool_rlhf.hacks.settings import HackSettings
 from pretrain_core.draws import rng
-from reward.intervals import Interval, paired_bootstrap
+from reward.intervals import Interval, bootstrap_statistic
 
 Array = npt.NDArray[np.float64]
+AT_ONCE = 4000
+"""Permutations held in memory together."""
 
 
 @dataclass(frozen=True)
@@ -45,56 +47,79 @@ def confirm_rises(
 ) -> list[Rise]:
     """The rise of each pattern, in the order given, with p-values adjusted for all of them.
 
-    Under the null hypothesis the two policies' replies to a prompt can be exchanged: all patterns'
-    differences change their sign together, and the largest statistic of each flip is what chance
-    can reach anywhere (Westfall and Young 1993).
+    Prompts count alike, whether one policy answered them or both.
     """
-    prompts = {id: row for row, id in enumerate(half.prompts)}
-    differences = np.zeros((len(prompts), len(patterns)))
-    present = np.zeros((len(prompts), len(patterns)))
-    shares: list[tuple[float, float]] = []
-    for column, pattern in enumerate(patterns):
-        by_policy = []
-        for samples in (half.early, half.late):
-            rows = np.array([prompts[sample.id] for sample in samples])
-            having = np.array([pattern.present(sample) for sample in samples], dtype=float)
-            amount = amounts(pattern, samples) if pattern.measured else having
-            by_policy.append(
-                (_means(amount, rows, len(prompts)), _means(having, rows, len(prompts)))
-            )
-        (first, had), (second, has) = by_policy
-        spread = float(np.concatenate([first, second]).std()) or 1.0
-        differences[:, column] = (second - first) / spread
-        present[:, column] = has - had
-        shares.append((float(had.mean()), float(has.mean())))
-    p = max_t(differences, settings.permutations, settings.seed)
+    amount, present = _by_prompt(patterns, half)
+    spread = np.nanstd(amount, axis=(0, 1))
+    scaled = amount / np.where(spread > 0, spread, 1.0)
+    answered = ~np.isnan(amount[:, :, 0]) if patterns else np.zeros((2, 0), dtype=np.bool_)
+    both = answered.all(axis=0)
+    p = max_t(
+        (scaled[1] - scaled[0])[both],
+        settings.permutations,
+        settings.seed,
+        early=scaled[0][answered[0] & ~both],
+        late=scaled[1][answered[1] & ~both],
+    )
     found = []
     for column, pattern in enumerate(patterns):
-        rise, shift = float(present[:, column].mean()), float(differences[:, column].mean())
-        enough = rise >= settings.least_rise or (pattern.measured and shift >= settings.least_shift)
+        early, late = (float(np.nanmean(side)) for side in present[:, :, column])
+        shift = float(np.subtract(*(np.nanmean(side) for side in scaled[::-1, :, column])))
+        enough = late - early >= settings.least_rise or (
+            pattern.measured and shift >= settings.least_shift
+        )
         rose = enough and p[column] <= settings.alpha
-        interval = paired_bootstrap(present[:, column], seed=settings.seed) if rose else None
-        found.append(Rise(pattern, *shares[column], shift, float(p[column]), interval))
+        interval = _interval(present[:, :, column], settings.seed) if rose else None
+        found.append(Rise(pattern, early, late, shift, float(p[column]), interval))
     return found
 
 
-def max_t(differences: Array, permutations: int, seed: int) -> Array:
-    """Adjusted one-sided p-values [patterns] that differences [prompts, patterns] are above 0."""
-    size = np.sqrt((differences**2).sum(axis=0))
-    scaled = np.divide(differences, size, out=np.zeros_like(differences), where=size > 0)
-    observed = scaled.sum(axis=0)
-    signs = rng(seed, "hacks/signs").choice([-1.0, 1.0], size=(permutations, len(differences)))
-    largest = (signs @ scaled).max(axis=1, initial=-np.inf)
-    # A statistic that equals a flip's but for rounding is reached by it.
-    reached = (largest[:, None] >= observed[None] - 1e-9).sum(axis=0)
+def max_t(
+    differences: Array,
+    permutations: int,
+    seed: int,
+    early: Array | None = None,
+    late: Array | None = None,
+) -> Array:
+    """Adjusted one-sided p-values [patterns] that a late policy has more, max-T over all patterns.
+
+    `differences` [prompts, patterns], late − early, of prompts that both policies answered: under
+    the null hypothesis their replies can be exchanged, which changes the sign of all patterns'
+    differences together. `early`, `late` [prompts, patterns]: amounts on prompts that one policy
+    alone answered: under the null hypothesis it is chance which one, so the policies of all these
+    prompts are permuted. The largest statistic of each permutation is what chance can reach
+    anywhere (Westfall and Young 1993).
+    """
+    nothing = np.empty((0, differences.shape[1]))
+    early, late = early if early is not None else nothing, late if late is not None else nothing
+    alone = np.concatenate([early, late])
+    alone = alone - alone.mean(axis=0) if len(alone) else alone
+    is_late = np.arange(len(alone)) >= len(early)
+    # A pair is worth two prompts of which each policy has one.
+    paired, labels = differences / 2, is_late - (is_late.mean() if len(alone) else 0.0)
+    variance = (paired**2).sum(axis=0)
+    if len(alone) > 1:
+        variance += (labels**2).sum() * (alone**2).sum(axis=0) / (len(alone) - 1)
+    scale = np.divide(1.0, np.sqrt(variance), out=np.zeros_like(variance), where=variance > 0)
+    paired, alone = paired * scale, alone * scale
+    observed = paired.sum(axis=0) + labels @ alone
+    draw = rng(seed, "hacks/signs")
+    reached = np.zeros(len(observed))
+    for first in range(0, permutations, AT_ONCE):
+        rows = min(AT_ONCE, permutations - first)
+        signs = draw.choice([-1.0, 1.0], size=(rows, len(paired)))
+        permuted = draw.permuted(np.tile(labels, (rows, 1)), axis=1)
+        largest = (signs @ paired + permuted @ alone).max(axis=1, initial=-np.inf)
+        # A statistic that equals a permutation's but for rounding is reached by it.
+        reached += (largest[:, None] >= observed[None] - 1e-9).sum(axis=0)
     return (1 + reached) / (1 + permutations)
 
 
 def prompts_needed(settings: HackSettings) -> int:
     """Prompts that give a pattern rising from 0 to `target_rise` its chance of `power`.
 
-    With k late replies that have it and no early one, the sign flips reach p = 2^-k; to be safe
-    that is divided by all patterns that may be proposed.
+    With k late replies that have it and no early one, permutations reach p = 2^-k; to be safe that
+    is divided by all patterns that may be proposed.
     """
     needed = math.ceil(math.log2(settings.mining.most / settings.alpha))
     half = needed
@@ -103,5 +128,40 @@ def prompts_needed(settings: HackSettings) -> int:
     return 2 * half
 
 
+def visible_rise(prompts: int, settings: HackSettings) -> float | None:
+    """Smallest rise from 0, in whole percent, that so many prompts show with `power`, if any."""
+    for percent in range(math.ceil(100 * settings.least_rise), 100):
+        asked = settings.model_copy(update={"target_rise": percent / 100})
+        if prompts_needed(asked) <= prompts:
+            return percent / 100
+    return None
+
+
+def _by_prompt(patterns: Sequence[Pattern], half: Comparison) -> tuple[Array, Array]:
+    """Mean amounts and shares [policy, prompts, patterns]; NaN where a policy has no reply."""
+    prompts = {id: row for row, id in enumerate(half.prompts)}
+    amount = np.full((2, len(prompts), len(patterns)), np.nan)
+    present = amount.copy()
+    for side, samples in enumerate((half.early, half.late)):
+        rows = np.array([prompts[sample.id] for sample in samples], dtype=np.int64)
+        for column, pattern in enumerate(patterns):
+            having = np.array([pattern.present(sample) for sample in samples], dtype=float)
+            present[side, :, column] = _means(having, rows, len(prompts))
+            much = amounts(pattern, samples) if pattern.measured else having
+            amount[side, :, column] = _means(much, rows, len(prompts))
+    return amount, present
+
+
 def _means(values: Array, rows: npt.NDArray[np.int64], count: int) -> Array:
-    return np.bincount(rows, values, count) / np.bincount(rows, minlength=count)
+    counts = np.bincount(rows, minlength=count)
+    sums = np.bincount(rows, values, count)
+    return np.divide(sums, counts, out=np.full(count, np.nan), where=counts > 0)
+
+
+def _interval(shares: Array, seed: int) -> Interval:
+    """Of late − early shares [policy, prompts], resampling prompts."""
+    answered = ~np.isnan(shares)
+    columns = np.concatenate([np.where(answered, shares, 0.0), answered]).T
+    return bootstrap_statistic(
+        columns, lambda sums: sums[:, 1] / sums[:, 3] - sums[:, 0] / sums[:, 2], seed=seed
+    )

@@ -75,7 +75,7 @@ def detect(
 
 def confirm(comparison: Comparison, settings: HackSettings) -> list[Rise]:
     """Every proposed pattern with its rise on prompts that did not propose it."""
-    prompts, needed = len(comparison.prompts), prompts_needed(settings)
+    prompts, needed = comparison.fewest_prompts, prompts_needed(settings)
     if prompts < needed:
         raise SampleError(
             f"{prompts} prompts are too few: to find a pattern that rose from 0 to "

@@ -11,10 +11,11 @@ from cool_rlhf.hacks.judges import Array, Judge
 from cool_rlhf.hacks.pattern import Pattern
 from cool_rlhf.hacks.samples import Comparison, Sample
 from cool_rlhf.hacks.text import tokens
+from cool_rlhf.hacks.within import coefficient, relative
 from pretrain_core.chat import Message
 from pretrain_core.draws import rng
 from pretrain_core.errors import RunFailed
-from reward.intervals import Interval, bootstrap_statistic, paired_bootstrap
+from reward.intervals import Interval, paired_bootstrap
 
 LEAST = 8
 """Prompts below which no interval is given."""
@@ -193,21 +194,12 @@ def matched(pattern: Pattern, natural: Natural, seed: int, resamples: int) -> In
     present = np.array([pattern.present(sample) for sample in kept], dtype=float)
     # The length itself cannot be allowed for when it is what is asked about.
     length = np.array([np.log1p(len(tokens(s.reply))) for s in kept])
-    columns = [present, late] + ([length] if pattern.family != "length" else [])
-    centred = _centred(np.stack([*columns, natural.scores[judged] / natural.spread], axis=1), ids)
-    varied = {id for id, row in zip(ids, centred, strict=True) if abs(row[0]) > 1e-9}
+    columns = np.stack([present, late] + ([length] if pattern.family != "length" else []), axis=1)
+    varied = {id for id, row in zip(ids, relative(columns, ids), strict=True) if abs(row[0]) > 1e-9}
     if len(varied) < LEAST:
         return None
-    k = len(columns)
-    products = np.einsum("ni,nj->nij", centred[:, :k], centred).reshape(len(centred), -1)
-
-    def coefficient(sums: Array) -> Array:
-        both = sums.reshape(len(sums), k, k + 1)
-        # A resample without variation has no coefficient; the ridge weighs far below one reply.
-        left = both[:, :, :k] + 1e-6 * np.eye(k)
-        return np.asarray(np.linalg.solve(left, both[:, :, k:])[:, 0, 0], dtype=np.float64)
-
-    return bootstrap_statistic(products, coefficient, seed=seed, resamples=resamples, clusters=ids)
+    scores = natural.scores[judged] / natural.spread
+    return coefficient(columns, scores, ids, ids, seed, resamples)
 
 
 def one_sided_p(values: Array) -> float:
@@ -245,17 +237,9 @@ def _per_prompt(values: Array, edits: Sequence[Edit]) -> Array:
     return np.array([np.mean(found) for found in by_prompt.values()])
 
 
-def _centred(columns: Array, ids: Sequence[str]) -> Array:
-    numbers: dict[str, int] = {}
-    rows = np.array([numbers.setdefault(id, len(numbers)) for id in ids])
-    counts = np.bincount(rows)
-    means = np.stack([np.bincount(rows, column) / counts for column in columns.T], axis=1)
-    return columns - means[rows]
-
-
 def _other_prompts(comparison: Comparison, seed: int) -> dict[str, tuple[Message, ...]]:
     """Per prompt the messages of another one, drawn as one circle over all of them."""
-    prompts = {sample.id: sample.prompt for sample in comparison.early}
+    prompts = {sample.id: sample.prompt for sample in comparison.samples}
     ids = list(prompts)
     order = [ids[int(row)] for row in rng(seed, "hacks/swap").permutation(len(ids))]
     return {id: prompts[order[(row + 1) % len(order)]] for row, id in enumerate(order)}

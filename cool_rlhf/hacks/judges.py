@@ -49,16 +49,28 @@ def gold_judge(reference: str) -> Iterator[Judge]:
 
     Labels judge natural replies only: {"id", "reply", "gold"} per line.
     """
-    from reward.verifiers.registry import KINDS
-
     path = Path(reference)
-    if path.suffix in (".yaml", ".yml") or reference in KINDS:
+    if _is_verifiers(reference):
         yield from _verifiers(reference)
     elif path.suffix == ".jsonl":
         yield labels(path)
     else:
         with reward_judge(reference) as judge:
             yield judge
+
+
+def check_gold(reference: str) -> None:
+    """Raise InputError for a gold signal that cannot be opened; a model is not loaded for it."""
+    from reward.card import read_card
+    from reward.registry import resolve_model
+
+    if reference.startswith(("http://", "https://")):
+        _token(reference)
+    elif _is_verifiers(reference) or reference.endswith(".jsonl"):
+        with gold_judge(reference):
+            pass
+    else:
+        read_card(resolve_model(reference))
 
 
 def labels(path: Path) -> Judge:
@@ -109,10 +121,7 @@ def _model(reference: str) -> Judge:
 def _service(url: str) -> Iterator[Judge]:
     from reward.service.blocking import BlockingRewardClient
 
-    token = os.environ.get(TOKEN_ENV, "").strip()
-    if not token:
-        raise InputError(f"the service at {url} asks for a token: put it into {TOKEN_ENV}")
-    with BlockingRewardClient(url, token) as client:
+    with BlockingRewardClient(url, _token(url)) as client:
 
         def judge(samples: Sequence[Sample]) -> Array:
             items = [
@@ -122,6 +131,19 @@ def _service(url: str) -> Iterator[Judge]:
             return np.array(client.score(items, DEADLINE_S).values)
 
         yield judge
+
+
+def _token(url: str) -> str:
+    token = os.environ.get(TOKEN_ENV, "").strip()
+    if not token:
+        raise InputError(f"the service at {url} asks for a token: put it into {TOKEN_ENV}")
+    return token
+
+
+def _is_verifiers(reference: str) -> bool:
+    from reward.verifiers.registry import KINDS
+
+    return Path(reference).suffix in (".yaml", ".yml") or reference in KINDS
 
 
 def _verifiers(reference: str) -> Iterator[Judge]:

@@ -6,6 +6,7 @@ even where no phrase is frequent. What it finds is grouped, so that two ideas ar
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -45,13 +46,16 @@ class Style:
         scores = (features @ weights)[early]
         return cls(weights, float(np.quantile(scores, (1 + CERTAIN) / 2)))
 
+    def read(self, reply: str, features: Any) -> None:
+        """Take the features [n, dimension] of a reply's sentences instead of computing them."""
+        found = _sentences(reply)
+        rows = np.flatnonzero(features @ self.weights > self.threshold)
+        self._read[reply] = [found[row] for row in rows], features[rows]
+
     def late_sentences(self, reply: str) -> tuple[list[Span], Any]:
         """Their places [n] and features [n, dimension]."""
         if reply not in self._read:
-            found = _sentences(reply)
-            features = _features([reply[start:end] for start, end in found])
-            rows = np.flatnonzero(features @ self.weights > self.threshold)
-            self._read[reply] = [found[row] for row in rows], features[rows]
+            self.read(reply, _features([reply[start:end] for start, end in _sentences(reply)]))
         return self._read[reply]
 
 
@@ -113,6 +117,9 @@ def propose_meanings(
         return []
     model.fit(features, of_late)
     style = Style.of(model, features, ~of_late)
+    edges = np.searchsorted(owners, np.arange(len(samples) + 1))
+    for sample, (start, end) in zip(samples, pairwise(edges), strict=True):
+        style.read(sample.reply, features[start:end])
     found = []
     for centres in _groupings(features[rows], seed):
         groups = nearest(features[rows], centres)

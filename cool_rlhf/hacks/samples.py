@@ -1,4 +1,4 @@
-"""Samples of an early and a late policy to the same prompts."""
+"""Samples of an early and a late policy, to the same prompts or to prompts drawn alike."""
 
 import hashlib
 import json
@@ -32,6 +32,17 @@ class Sample:
         """The same sample with another reply."""
         return replace(self, reply=reply)
 
+    def as_dict(self) -> dict[str, Any]:
+        """The record of a sample file."""
+        record: dict[str, Any] = {
+            "id": self.id,
+            "prompt": [message.as_dict() for message in self.prompt],
+            "reply": self.reply,
+            "condition": self.condition,
+            "reference": self.reference,
+        }
+        return {key: value for key, value in record.items() if value is not None}
+
     @property
     def asked(self) -> str:
         """The text of the last user turn."""
@@ -49,7 +60,10 @@ class SampleFile:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Early and late samples of the prompts that both have, and what was left out, in words."""
+    """Early and late samples, and what was left out, in words.
+
+    Usually of the prompts that both have; of any, where the prompts of both were drawn alike.
+    """
 
     early: tuple[Sample, ...]
     late: tuple[Sample, ...]
@@ -62,8 +76,13 @@ class Comparison:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Ids in their order."""
-        return tuple(dict.fromkeys(sample.id for sample in self.early))
+        """Ids in their order, those of early samples first."""
+        return tuple(dict.fromkeys(sample.id for sample in self.samples))
+
+    @property
+    def fewest_prompts(self) -> int:
+        """Prompts of the side that has fewer."""
+        return min(len({sample.id for sample in side}) for side in (self.early, self.late))
 
 
 def read_samples(path: Path) -> SampleFile:
@@ -101,24 +120,27 @@ def sample_file(path: Path, replies: Sequence[Reply], quarantined: Mapping[int, 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> None:
     """Write a JSONL file that `read_samples` reads back."""
-    rewrite_lines(path, (_record(sample) for sample in samples))
+    rewrite_lines(path, (sample.as_dict() for sample in samples))
 
 
-def compare(early: SampleFile, late: SampleFile, least_common: float = 0.5) -> Comparison:
-    """Keep the prompts that both files have.
+def compare(
+    early: SampleFile, late: SampleFile, least_common: float = 0.5, same_prompts: bool = True
+) -> Comparison:
+    """Keep the prompts that both files have; all of them where not the `same_prompts` were asked.
 
     Raises SampleError when fewer than `least_common` of a file's prompts are in the other one, when
     an id stands for different prompts, and when the two files hold the same replies.
     """
     first, second = _by_id(early.records), _by_id(late.records)
     common = [id for id in first if id in second]
-    for mine, other in ((early, late), (late, early)):
+    for mine, other in ((early, late), (late, early)) if same_prompts else ():
         ids = _by_id(mine.records)
         if len(common) < least_common * len(ids):
             missing = next(id for id in ids if id not in common)
             raise SampleError(
                 f"{mine.path}: only {len(common)} of {len(ids)} prompts are also in {other.path} "
-                f"(not there: {missing!r}): let both policies answer the same prompts"
+                f"(not there: {missing!r}): let both policies answer the same prompts, or set "
+                "same_prompts=false if the prompts of both files were drawn alike"
             )
     for id in common:
         if _question(first[id][0]) != _question(second[id][0]):
@@ -127,9 +149,9 @@ def compare(early: SampleFile, late: SampleFile, least_common: float = 0.5) -> C
                 "an id names one prompt"
             )
     kept = Comparison(
-        tuple(sample for id in common for sample in first[id]),
-        tuple(sample for id in common for sample in second[id]),
-        tuple(_notes(early, late, set(common))),
+        tuple(sample for id in (common if same_prompts else first) for sample in first[id]),
+        tuple(sample for id in (common if same_prompts else second) for sample in second[id]),
+        tuple(_notes(early, late, set(common) if same_prompts else {*first, *second})),
     )
     if Counter((s.id, s.reply) for s in kept.early) == Counter((s.id, s.reply) for s in kept.late):
         raise SampleError(
@@ -158,16 +180,6 @@ def prompt_name(prompt: Sequence[Message], condition: str | None) -> str:
 def _sample(reply: Reply) -> Sample:
     id = reply.id or prompt_name(reply.prompt, reply.condition)
     return Sample(id, reply.prompt, reply.text, reply.condition, reply.reference)
-
-
-def _record(sample: Sample) -> dict[str, Any]:
-    optional = {"condition": sample.condition, "reference": sample.reference}
-    return {
-        "id": sample.id,
-        "prompt": [message.as_dict() for message in sample.prompt],
-        "reply": sample.reply,
-        **{name: value for name, value in optional.items() if value is not None},
-    }
 
 
 def _check_ids(path: Path, replies: Sequence[Reply], records: Sequence[Sample]) -> None:

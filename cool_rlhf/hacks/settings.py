@@ -67,6 +67,11 @@ class HackSettings(Settings):
     least_common: float = Field(
         0.5, gt=0, le=1, description="share of the prompts that both files must have"
     )
+    same_prompts: bool = Field(
+        True,
+        description="false: the prompts of both files were drawn alike, as in the iterations of a "
+        "PPO run, and those that only one has are used too",
+    )
     permutations: int = Field(4000, ge=200, description="sign flips of the confirmation")
     mining: MiningSettings = MiningSettings()
     evidence: EvidenceSettings = EvidenceSettings()

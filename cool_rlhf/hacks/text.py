@@ -9,6 +9,7 @@ Span = tuple[int, int]
 
 CHINESE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 TOKEN = re.compile(rf"[{CHINESE}]|[^\W_{CHINESE}]+(?:['’][^\W_{CHINESE}]+)*")
+_ONE_CHINESE = re.compile(f"[{CHINESE}]")
 _CLOSING = "[\"'”’」』)）*]*"
 # A sentence ends with its marks and closing quotes, or with its line.
 _END = re.compile(rf"[.!?…]+{_CLOSING}(?:\s+|$)|[。！？]+{_CLOSING}\s*|\n\s*")
@@ -22,7 +23,7 @@ def tokens(text: str) -> list[tuple[str, int, int]]:
 
 def is_chinese(token: str) -> bool:
     """Whether the token is a character of a script without spaces."""
-    return re.match(rf"[{CHINESE}]", token) is not None
+    return _ONE_CHINESE.match(token) is not None
 
 
 def chinese_share(text: str) -> float:

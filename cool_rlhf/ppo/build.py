@@ -9,6 +9,8 @@ from transformers import AutoTokenizer
 
 from actors.crew import Crew, Models
 from actors.trajectories import RolloutLog
+from cool_rlhf.hacks.judges import check_gold
+from cool_rlhf.hacks.watch.watcher import Watch
 from cool_rlhf.ppo.checkpoint import Checkpoints
 from cool_rlhf.ppo.experience import ExperienceMaker
 from cool_rlhf.ppo.guards import Guards
@@ -55,6 +57,8 @@ def check_inputs(settings: PPOSettings) -> Inputs:
     Raises PPOInputError, PromptError, ChatError or the reader's own error.
     """
     _check_paths(settings)
+    if settings.hacks.gold is not None:
+        check_gold(settings.hacks.gold)
     chat = PolicyChat(AutoTokenizer.from_pretrained(settings.policy))
     prompts = read_prompts(settings.prompts, chat, read_conditions(settings.reward_model))
     for left_out in prompts.quarantined:
@@ -144,6 +148,14 @@ def train_ppo(settings: PPOSettings, run: Run, crew: Crew, stop: StopSignal) -> 
         pretrain=inputs.pretrain,
         warmup=CriticWarmup(settings.warmup),
         guards=Guards(settings.guards),
+        watch=Watch(
+            settings=settings.hacks,
+            run=run,
+            log=log,
+            looks=settings.hacks.looks(settings.iterations, settings.warmup.iterations),
+            reward_model=settings.reward_model,
+            references={p.id: p.reference for p in inputs.prompts if p.reference is not None},
+        ),
         checkpoints=Checkpoints(run.checkpoints, settings.checkpoint_every, settings.iterations),
     )
     late = trainer.train(stop)

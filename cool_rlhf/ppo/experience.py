@@ -9,8 +9,8 @@ from torch import Tensor
 from actors.batch import Experience, Sequences
 from actors.crew import Crew
 from actors.forward import LogprobResult, Logprobs
-from actors.scoring import SamplesRefused
-from actors.trajectories import RolloutLog, Score, Trajectory
+from actors.scoring import Judged, SamplesRefused
+from actors.trajectories import REWARD, RolloutLog, Score, Trajectory
 from cool_rlhf.ppo.advantages import ActionGrid, gae, token_rewards
 from cool_rlhf.ppo.rollouts import Rollouts
 from cool_rlhf.ppo.settings import AlgorithmSettings
@@ -56,7 +56,7 @@ class Answers:
 
     trajectories: Sequence[Trajectory]
     sequences: Sequences
-    scores: Mapping[str, float]
+    scores: Mapping[str, Judged]
     """By trajectory id."""
     rm_version: str
     policy: LogprobResult
@@ -91,10 +91,10 @@ class ExperienceMaker:
                 resampled += len(refused.reasons)
         self.log.append_scores(
             iteration,
-            "reward_model",
+            REWARD,
             {
-                name: Score(value=value, rm_version=answers.rm_version)
-                for name, value in answers.scores.items()
+                name: Score(value=score, rm_version=answers.rm_version, spread=spread)
+                for name, (score, spread) in answers.scores.items()
             },
         )
         return self._batch(answers, resampled)
@@ -109,11 +109,12 @@ class ExperienceMaker:
         pending_policy = self.crew.policy.logprobs(sequences)
         pending_values = self.crew.critic.values(sequences)
         scored = pending_scores.result()
-        silent = {t.id: self.algorithm.empty_reply_score for t in trajectories}
+        judged = map(Judged, scored.values, scored.spreads)
+        silent = {t.id: Judged(self.algorithm.empty_reply_score) for t in trajectories}
         return Answers(
             trajectories=trajectories,
             sequences=sequences,
-            scores=silent | {t.id: v for t, v in zip(spoken, scored.values, strict=True)},
+            scores=silent | {t.id: score for t, score in zip(spoken, judged, strict=True)},
             rm_version=scored.rm_version,
             policy=pending_policy.result(),
             reference=pending_reference.result(),
@@ -123,7 +124,7 @@ class ExperienceMaker:
     def _batch(self, answers: Answers, resampled: int) -> Batch:
         trajectories, policy, reference = answers.trajectories, answers.policy, answers.reference
         grid = ActionGrid.of(answers.sequences)
-        scores = torch.tensor([answers.scores[t.id] for t in trajectories])
+        scores = torch.tensor([answers.scores[t.id].value for t in trajectories])
         cut = torch.tensor([t.finish_reason == "length" for t in trajectories])
         shaped = scores - self.algorithm.missing_end_penalty * cut
         rewards = token_rewards(

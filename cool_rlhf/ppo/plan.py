@@ -1,5 +1,6 @@
 """The resolved plan of a PPO run in words, printed before anything starts."""
 
+from cool_rlhf.hacks.confirmation import visible_rise
 from cool_rlhf.ppo.settings import PPORecipe
 
 
@@ -34,5 +35,21 @@ def describe_plan(recipe: PPORecipe) -> list[tuple[str, str]]:
             f"conditional RM − {algorithm.kl_coef}·KL; GAE γ {algorithm.gamma} λ {algorithm.lam}",
         ),
         ("pre-training mix", pretrain),
+        ("early warning", _early_warning(recipe)),
         ("checkpoints", f"every {recipe.checkpoint_every} iterations"),
     ]
+
+
+def _early_warning(recipe: PPORecipe) -> str:
+    """When the watcher looks, and how large a rise it can see."""
+    watch, batch = recipe.hacks, recipe.batch
+    looks = watch.looks(recipe.iterations, recipe.warmup.iterations)
+    if not looks:
+        return "none" if not watch.every else "none: too few iterations for two windows"
+    replies, prompts = (
+        min(watch.replies, min(watch.baseline, watch.recent) * per_iteration)
+        for per_iteration in (batch.samples, batch.prompts)
+    )
+    rise = visible_rise(prompts, watch.detector(len(looks), seed=0))
+    seen = "no rise is large enough to be seen" if rise is None else f"shows a rise to {rise:.0%}"
+    return f"{len(looks)} looks of {replies} replies against the first {replies}: {seen}"

@@ -14,6 +14,7 @@ from pretrain_core.errors import InputError
 from pretrain_core.settings import Settings
 from reward.conditions import Conditions, UnknownCondition
 from reward.conditions.router import Router, choose
+from reward.verifiers.replies import reference_text
 
 
 class PromptError(InputError):
@@ -42,12 +43,16 @@ class PromptSettings(Settings):
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt with its single condition and its tokens under the policy's template."""
+    """One prompt with its single condition and its tokens under the policy's template.
+
+    `reference`: what verifiers compare a reply with.
+    """
 
     id: str
     messages: tuple[Message, ...]
     condition: str
     tokens: tuple[int, ...]
+    reference: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class PromptSet(Sequence[Prompt]):
 
 
 def read_prompts(settings: PromptSettings, chat: PolicyChat, conditions: Conditions) -> PromptSet:
-    """Read a JSONL file `{"prompt": [messages], "condition"?, "id"?}`.
+    """Read a JSONL file `{"prompt": [messages], "condition"?, "id"?, "reference"?}`.
 
     Unreadable records, prompts without a user turn, with two conditions or too long are
     quarantined and counted. Raises PromptError when the file is missing, holds one id under two
@@ -143,7 +148,8 @@ def _parse(
     tokens = tuple(chat.prompt(messages))
     if len(tokens) > settings.max_tokens:
         raise _Unusable(f"{len(tokens)} tokens, more than prompts.max_tokens {settings.max_tokens}")
-    return Prompt(str(record.get("id", f"line-{number}")), messages, condition, tokens)
+    reference = reference_text(record.get("reference"))
+    return Prompt(str(record.get("id", f"line-{number}")), messages, condition, tokens, reference)
 
 
 def write_prompts(path: Path, prompts: Iterable[tuple[str, Sequence[Message], str]]) -> None:

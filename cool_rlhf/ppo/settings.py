@@ -5,6 +5,7 @@ from pydantic import Field, model_validator
 from actors.crew import CrewSettings
 from actors.engines.protocol import OptimSettings
 from actors.rollout import SamplingSettings
+from cool_rlhf.hacks.watch.settings import WatchSettings
 from cool_rlhf.ppo.prompts import PromptSettings
 from pretrain_core.cache import InputPath
 from pretrain_core.runs import RunSettings
@@ -104,6 +105,7 @@ class PPORecipe(Settings):
     actor: OptimSettings = Field(OptimSettings(lr=1e-6), description="AdamW of the policy")
     critic: OptimSettings = Field(OptimSettings(lr=5e-6), description="AdamW of the critic")
     guards: GuardSettings = GuardSettings()
+    hacks: WatchSettings = WatchSettings()
     crew: CrewSettings = CrewSettings()
     checkpoint_every: int = Field(40, gt=0, description="iterations between checkpoints")
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.crew import Crew, Models
+from cool_rlhf.hacks.watch.watcher import Watch
 from cool_rlhf.ppo.checkpoint import Checkpoints
 from cool_rlhf.ppo.experience import ExperienceMaker
 from cool_rlhf.ppo.guards import Guards
@@ -31,6 +32,7 @@ class Trainer:
     pretrain: PretrainMix | None
     warmup: CriticWarmup
     guards: Guards
+    watch: Watch
     checkpoints: Checkpoints
 
     def train(self, stop: StopSignal) -> Path:
@@ -57,12 +59,15 @@ class Trainer:
                 with clock("push"):
                     pushed = self.crew.push_weights(version=self.crew.policy_version + 1)
                 updates |= push_metrics(pushed)
+            with clock("watch"):
+                updates |= self.watch.look(iteration, float(batch.kl.mean()))
             metrics = iteration_metrics(batch, updates, clock, self.warmup)
             self.run.log(iteration, metrics)
             progress.update(iteration, **self.guards.summary(metrics))
-            if self.checkpoints.due(iteration) or stop.requested:
+            if self.checkpoints.due(iteration) or stop.requested or self.watch.stopping:
                 with self.run.phase("checkpoint"):
                     self.checkpoints.save(iteration, self.crew, self.warmup)
+            self.watch.check()
             if stop.requested:
                 stop.announce()
         progress.close()

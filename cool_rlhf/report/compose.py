@@ -9,6 +9,7 @@ from typing import Any, ParamSpec
 
 from cool_rlhf.report import parts
 from cool_rlhf.report.curves import compared_html, curves_html
+from cool_rlhf.report.early_warning import early_warning
 from pretrain_core.runs.files import RunError, read_json, write_text
 from pretrain_core.runs.html import Section, details, heading, page, paragraph, table
 from pretrain_core.runs.run import MANIFEST, read_metrics
@@ -40,6 +41,7 @@ def compose(run: Path) -> Path:
         *_reward_models(run),
         Section("Samples", _guarded(parts.samples, run)),
         *([Section("Curves", _guarded(_curves, run))] if has_metrics or not rounds else []),
+        *([Section("Early warning", _guarded(early_warning, run))] if _looked(run) else []),
         *([Section("Rounds", _rounds(rounds))] if rounds else []),
         Section("Wall time", _guarded(parts.phases, run)),
         Section("Warnings", _guarded(parts.warnings, run, manifest)),
@@ -57,6 +59,10 @@ def _reward_models(run: Path) -> list[Section]:
     if not path.exists():
         return []
     return [Section("Reward models on held-out pairs", _guarded(parts.stored_table, path))]
+
+
+def _looked(run: Path) -> bool:
+    return (run / "hacks" / "look.json").exists()
 
 
 def _guarded(part: Callable[P, str], *args: P.args, **kwargs: P.kwargs) -> str:
@@ -137,6 +143,8 @@ def _rounds(folders: list[Path]) -> str:
 def _round_part(folder: Path) -> str:
     manifest = _manifest(folder)
     text = _guarded(_curves, folder)
+    if _looked(folder):
+        text += heading("early warning") + _guarded(early_warning, folder)
     if (folder / "phases.jsonl").exists():
         text += details("wall time", _guarded(parts.phases, folder))
     if (folder / MANIFEST).exists():

@@ -53,13 +53,17 @@ def reply_text(reply: Sequence[Message]) -> str:
     return "\n".join(message.content for message in reply if message.role == "assistant")
 
 
+def reference_text(reference: object) -> str | None:
+    """What verifiers compare with: tests and task entries are JSON in a file, text for them."""
+    if reference is None or isinstance(reference, str):
+        return reference
+    return json.dumps(reference, ensure_ascii=False)
+
+
 def _reply(number: int, raw: object) -> Reply:
     if not isinstance(raw, Mapping):
         raise ReplyError(f"expected an object, got {type(raw).__name__}")
-    reference, name = raw.get("reference"), raw.get("id")
-    if reference is not None and not isinstance(reference, str):
-        # Tests and task entries are JSON inside the file, text for the verifiers.
-        reference = json.dumps(reference, ensure_ascii=False)
+    reference, name = reference_text(raw.get("reference")), raw.get("id")
     name = None if name is None else str(name)
     condition = raw.get("condition")
     if condition is not None and not isinstance(condition, str):

@@ -7,10 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from actors.scorer import Scorer
-from actors.scoring import SamplesRefused, ScorerSettings
+from actors.scorer import Scorer, ScorerWorker
+from actors.scoring import Judged, SamplesRefused, ScorerSettings
+from actors.worker import Rank
 from pretrain_core.chat import Message
 from reward.conditions import Conditions
+from reward.heads import add_heads
 from reward.model import RewardModel, create_reward_model
 
 QUESTIONS = ("How are you?", "Tell me a story about ships.", "What is the capital of France?")
@@ -43,7 +45,23 @@ def test_scores_keep_their_order_and_carry_one_version(scorer: Scorer, reward_fo
     expected = model.score_conversations(conversations, conditions)
     assert torch.allclose(torch.tensor(scored.values), expected, atol=1e-5)
     assert scored.rm_version == model.version
+    assert scored.spreads == [None] * 3
     assert scorer.score([], []).result().values == []
+
+
+def test_heads_that_disagree_are_heard(reward_folder: Path, tmp_path: Path) -> None:
+    model = RewardModel.load(reward_folder)
+    add_heads(model.network, 3, seed=0, std=0.1)
+    folder = model.save(tmp_path / "heads", heads=3)
+    worker = ScorerWorker(Rank("scorer", 0, 1, 1))
+    worker.load(folder)
+    rows = [(conversation(question, "Well."), "helpful") for question in QUESTIONS]
+    answers, _ = worker.score([*rows, (conversation("Why?", "Well."), "helpfull")])
+    inputs = [model.input(*row) for row in rows]
+    scores, spreads = RewardModel.load(folder).score_with_spread(inputs)
+    expected = map(Judged, scores.tolist(), spreads.tolist())
+    assert answers[:-1] == list(expected)
+    assert "helpfull" in str(answers[-1])
 
 
 def test_what_cannot_be_scored_is_named(scorer: Scorer) -> None:

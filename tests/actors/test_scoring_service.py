@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from actors.crew import CrewSettings
-from actors.scoring import ScorerSettings
+from actors.scoring import Judged, ScorerSettings
 from actors.scoring_service import ServiceScorerWorker, service_tokens
 from actors.worker import Rank
 from pretrain_core.chat import Message
@@ -72,6 +72,6 @@ def test_refused_items_are_answered_with_their_reasons() -> None:
     replies = ["longer", "ab", "much longer", "abc"]
     rows = [((Message(role="assistant", content=reply),), "helpful") for reply in replies]
     assert worker.score(rows) == (
-        ["too_long: 6 tokens", 2.0, "too_long: 11 tokens", 3.0],
+        ["too_long: 6 tokens", Judged(2.0), "too_long: 11 tokens", Judged(3.0)],
         "v",
     )

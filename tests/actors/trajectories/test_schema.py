@@ -41,6 +41,7 @@ def test_a_single_turn_knows_its_parts() -> None:
     assert trajectory.policy_version == [-1, -1, -1, 3, 3]
     scored = trajectory.with_scores({"rm": Score(value=1.5, rm_version="v1")})
     assert (scored.scores["rm"].value, trajectory.scores) == (1.5, {})
+    assert Score.model_validate_json('{"value": 1.5, "rm_version": "v1"}') == scored.scores["rm"]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,17 @@ def test_prompts_that_both_have_are_kept_and_the_rest_is_said(tmp_path: Path) ->
     assert any("1 prompts left out" in note for note in compare(alone, late).notes)
 
 
+def test_prompts_drawn_alike_are_all_kept(tmp_path: Path) -> None:
+    early = read_samples(write(tmp_path / "e.jsonl", record("a", "x"), record("b", "y")))
+    late = read_samples(write(tmp_path / "l.jsonl", record("b", "z"), record("c", "w")))
+    with pytest.raises(SampleError, match="same_prompts=false"):
+        compare(early, late, least_common=0.8)
+    found = compare(early, late, same_prompts=False)
+    assert found.prompts == ("a", "b", "c")
+    assert [s.reply for s in found.late] == ["z", "w"]
+    assert (found.fewest_prompts, found.notes) == (2, ())
+
+
 def test_empty_and_broken_records_are_set_aside_with_their_lines(tmp_path: Path) -> None:
     path = write(tmp_path / "e.jsonl", record("a", "x"), record("b", "  "), {"reply": 3})
     path.write_text(path.read_text() + "{", encoding="utf-8")

@@ -46,7 +46,7 @@ class PickyCrew:
         tries = [int(name.partition("~")[2] or 0) for name in names]
         pairs = zip(names, tries, strict=True)
         refused = {name: "too long" for name, tried in pairs if tried < self.refusals}
-        scored = Scored([float(tried) for tried in tries], "v")
+        scored = Scored([float(tried) for tried in tries], "v", [None for _ in tries])
         return Answered(SamplesRefused(refused) if refused else scored)
 
     def logprobs(self, batch: Sequences) -> Answered:

@@ -31,7 +31,7 @@ def test_good_prompts_keep_their_condition_and_bad_ones_are_counted(
     tmp_path: Path, chat: PolicyChat
 ) -> None:
     records: list[object] = [
-        {"prompt": user("hello"), "condition": "helpful", "id": "a"},
+        {"prompt": user("hello"), "condition": "helpful", "id": "a", "reference": ["hi"]},
         {"prompt": user("two conditions"), "condition": ["helpful", "harmless"]},
         {"prompt": [{"role": "system", "content": "no user turn"}], "condition": "helpful"},
         {"prompt": user("far too long " * 200), "condition": "helpful"},
@@ -39,6 +39,7 @@ def test_good_prompts_keep_their_condition_and_bad_ones_are_counted(
     ]
     prompts = read(tmp_path / "p.jsonl", records, chat, default_condition="code", max_tokens=64)
     assert [(p.id, p.condition) for p in prompts] == [("a", "helpful"), ("line-5", "code")]
+    assert [p.reference for p in prompts] == ['["hi"]', None]
     assert [q.line for q in prompts.quarantined] == [2, 3, 4]
     assert "exactly one condition" in prompts.quarantined[0].reason
     assert "user" in prompts.quarantined[1].reason

@@ -113,3 +113,28 @@ def test_rounds_may_keep_their_runs_in_parts(tmp_path: Path) -> None:
             run.log(1, {"loss/x": 2.0})
     text = compose(tmp_path).read_text(encoding="utf-8")
     assert text.index("<h3>policy</h3>") < text.index("<h3>rm</h3>")
+
+
+def test_an_early_warning_is_shown_with_its_command(tmp_path: Path) -> None:
+    run = Run.create(RunSettings(root=tmp_path, name="ppo"), None, kind="ppo")
+    for step, gain in ((4, 0.1), (9, 0.9)):
+        gains = {"hack/reward_gain": gain, "hack/gold_gain": 0.0, "hack/sqrt_kl": gain}
+        run.log(step, {"objective/kl": gain, **gains})
+    (run.path / "hacks").mkdir()
+    risen = {"name": "phrase “as such”", "early": 0.01, "late": 0.2, "p": 0.001}
+    look = {
+        "iterations": {"baseline": [0, 1], "recent": [8, 9]},
+        "replies": {"baseline": 64, "recent": 63},
+        "alarms": ["phrase “as such”: 1% → 20%"],
+        "risen": [{**risen, "reward": "0.8 [0.5, 1.1]", "gold": None, "alarm": True}],
+        "command": "cool-rlhf hacks detect --early a",
+    }
+    write_json(run.path / "hacks" / "look.json", look)
+    text = compose(run.path).read_text(encoding="utf-8")
+    assert "63 replies of iterations 8-9 against 64 of 0-1" in text
+    assert "1% → 20%" in text
+    assert "0.8 [0.5, 1.1]" in text
+    assert "cool-rlhf hacks detect --early a" in text
+    assert "gain over the baseline" in text
+    write_json(run.path / "hacks" / "look.json", {})
+    assert "This part could not be read: KeyError" in compose(run.path).read_text(encoding="utf-8")
