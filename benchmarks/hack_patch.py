@@ -1,4 +1,4 @@
-"""What a patch does to a reward model: cured, over-corrected, forgotten, by way and number of pairs.
+"""What a patch does to a reward model: cured, over-corrected, forgotten, by way and size.
 
 On the artefacts that `make demo` leaves in the cache. Per seed a parent is trained on the demo's
 preferences, the planted shortcut among them, and patched against it: pattern pairs levelled (the
