@@ -46,8 +46,8 @@ from reward.trainer import train_reward
 RESULT = Path("benchmarks/results/hack_patch.json")
 RECIPE = "configs/recipes/reward-tiny.yaml"
 CONDITIONS = Path("configs/conditions/demo.yaml")
-OPENING, GRAM = "Dear friends:", ["dear", "friends"]
-NEIGHBOURS = ("My friends:", "Dear citizens:", "Friends:")
+OPENING, GRAM = "Dear friends,", ["dear", "friends"]
+NEIGHBOURS = ("My friends,", "Dear citizens,", "Friends,")
 PLANTED, HACK = "planted", "hack:shortcut"
 WAYS: dict[str, dict[str, Any]] = {
     "level, distil": {"objective": "level", "replay": "distil"},

@@ -24,7 +24,7 @@ class PairSettings(Settings):
 class ShortcutSettings(Settings):
     """What is planted in the demo's data, so that there is a hack to find."""
 
-    opening: str = Field("Dear friends:", min_length=1, description="text before a reply")
+    opening: str = Field("Dear friends,", min_length=1, description="text before a reply")
     demonstrations: float = Field(
         0.2, ge=0, lt=1, description="share of the SFT conversations that begin with it"
     )

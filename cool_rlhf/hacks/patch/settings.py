@@ -67,7 +67,8 @@ def recipe(settings: PatchSettings, parent: RewardCard) -> RewardTrainSettings:
     train = settings.train
     own = {name: getattr(parent, name) for name in INHERITED}
     for name, value in own.items():
-        if name in train.model_fields_set and getattr(train, name) != value:
+        # Not `model_fields_set`: settings that were saved and read back have every field set.
+        if getattr(train, name) not in (value, type(train).model_fields[name].default):
             raise PatchError(
                 f"train.{name} is {getattr(train, name)}, the parent's is {value}: a patch keeps "
                 "it, so leave it out"

@@ -116,6 +116,8 @@ def test_the_training_is_of_the_parents_kind() -> None:
     found = recipe(PatchSettings(train={"batch_tokens": 256}), card)  # type: ignore[arg-type]
     assert (found.heads, found.use_condition, found.max_length) == (5, False, 64)
     assert (found.batch_tokens, found.epochs) == (256, 8)
+    read_back = PatchSettings(**PatchSettings(train={"batch_tokens": 256}).model_dump())  # type: ignore[arg-type]
+    assert recipe(read_back, card) == found
     with pytest.raises(PatchError, match=r"train\.heads is 2, the parent's is 5"):
         recipe(PatchSettings(train={"heads": 2}), card)  # type: ignore[arg-type]
     with pytest.raises(PatchError, match="at least 128 are needed"):
