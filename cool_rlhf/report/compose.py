@@ -10,6 +10,7 @@ from typing import Any, ParamSpec
 from cool_rlhf.report import parts
 from cool_rlhf.report.curves import compared_html, curves_html
 from cool_rlhf.report.early_warning import early_warning
+from cool_rlhf.report.fast_path import FOLDER, fast_path
 from pretrain_core.runs.files import RunError, read_json, write_text
 from pretrain_core.runs.html import Section, details, heading, page, paragraph, table
 from pretrain_core.runs.run import MANIFEST, read_metrics
@@ -132,6 +133,8 @@ def _rounds(folders: list[Path]) -> str:
     text = heading("Rounds side by side") + compared if compared else ""
     for folder in folders:
         text += f'<h2 id="round-{folder.name}">Round {folder.name}</h2>\n'
+        if (folder / FOLDER / "result.json").exists():
+            text += heading("fast path") + _guarded(fast_path, folder)
         text += _guarded(parts.gate, folder)
         for inner in _metric_folders(folder):
             if inner != folder:
