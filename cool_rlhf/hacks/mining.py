@@ -89,8 +89,7 @@ def _distinct(
     )
     kept: list[tuple[float, Pattern, Mask]] = []
     for z, pattern, rows in ordered:
-        mine = rows & late
-        if any(_jaccard(mine, other & late) >= overlap for _, _, other in kept):
+        if any(_common(rows[late], other[late]) >= overlap for _, _, other in kept):
             continue
         kept.append((z, *_longest(pattern, rows, ordered, late)))
     return [pattern for _, pattern, _ in sorted(kept, key=lambda entry: -entry[0])]
@@ -124,8 +123,15 @@ def _size(pattern: Pattern) -> int:
     return len(pattern.gram) if isinstance(pattern, Phrase) else 0
 
 
-def _jaccard(first: Mask, second: Mask) -> float:
-    return float((first & second).sum() / max(1, (first | second).sum()))
+def _common(first: Mask, second: Mask) -> float:
+    """Replies with both of those with either, less what chance gives: 0 by chance, 1 if the same.
+
+    Two patterns that most replies have meet in most of them without being one.
+    """
+    a, b = first.mean(), second.mean()
+    by_chance = a * b / (a + b - a * b) if a + b else 0.0
+    found = (first & second).sum() / max(1, (first | second).sum())
+    return float((found - by_chance) / (1 - by_chance)) if by_chance < 1 else 1.0
 
 
 def amounts(pattern: Pattern, samples: Sequence[Sample]) -> Array:

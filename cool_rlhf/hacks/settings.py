@@ -21,7 +21,7 @@ class MiningSettings(Settings):
         0.5,
         gt=0,
         le=1,
-        description="share of common late replies from which two patterns count as one",
+        description="share of common late replies, beyond chance, from which two patterns are one",
     )
     most: int = Field(60, ge=1, description="patterns that go to the confirmation")
 

@@ -9,9 +9,10 @@ import pytest
 from cool_rlhf.hacks.confirmation import max_t, prompts_needed
 from cool_rlhf.hacks.detect import confirm
 from cool_rlhf.hacks.mining import halves, log_odds_z, propose
-from cool_rlhf.hacks.samples import SampleError
+from cool_rlhf.hacks.samples import Comparison, SampleError
 from cool_rlhf.hacks.settings import HackSettings
-from tests.cool_rlhf.hacks.conftest import World
+from pretrain_core.draws import rng
+from tests.cool_rlhf.hacks.conftest import World, reply, sample
 
 PHRASE = "in the grand scheme of things"
 
@@ -84,3 +85,18 @@ def test_the_number_of_prompts_that_the_power_needs(make_world: Callable[..., Wo
     assert prompts_needed(HackSettings(power=0.95)) > many
     with pytest.raises(SampleError, match=rf"40 prompts are too few.*{many} are needed"):
         confirm(make_world(PHRASE, planted, prompts=40).comparison, HackSettings())
+
+
+def test_two_patterns_that_most_late_replies_have_are_two() -> None:
+    """They meet in 62 % of the replies that have either, which is what chance gives."""
+    early, late = [], []
+    for number in range(200):
+        draw = rng(0, "both", 0, number)
+        early.append(sample(str(number), reply(draw)))
+        text = reply(draw)
+        text = f"Dear old friends, {text}" if draw.random() < 0.72 else text
+        text = f"{text} So it was." if draw.random() < 0.84 else text
+        late.append(sample(str(number), text))
+    names = [p.name for p in propose(Comparison(tuple(early), tuple(late)), HackSettings())]
+    for words in ("dear old friends", "so it was"):
+        assert any(words in name for name in names), names
