@@ -10,7 +10,6 @@ from transformers import AutoTokenizer
 from actors.crew import Crew, Models
 from actors.trajectories import RolloutLog
 from cool_rlhf.hacks.judges import check_gold
-from cool_rlhf.hacks.watch.watcher import Watch
 from cool_rlhf.ppo.checkpoint import Checkpoints
 from cool_rlhf.ppo.experience import ExperienceMaker
 from cool_rlhf.ppo.guards import Guards
@@ -20,6 +19,7 @@ from cool_rlhf.ppo.rollouts import Rollouts
 from cool_rlhf.ppo.settings import PPOSettings
 from cool_rlhf.ppo.trainer import Trainer
 from cool_rlhf.ppo.warmup import CriticWarmup
+from cool_rlhf.ppo.watch import Watch
 from pretrain_core.chat import PolicyChat
 from pretrain_core.data import TokenStore
 from pretrain_core.errors import InputError

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.crew import Crew, Models
-from cool_rlhf.hacks.watch.watcher import Watch
 from cool_rlhf.ppo.checkpoint import Checkpoints
 from cool_rlhf.ppo.experience import ExperienceMaker
 from cool_rlhf.ppo.guards import Guards
@@ -15,6 +14,7 @@ from cool_rlhf.ppo.rollouts import Rollouts
 from cool_rlhf.ppo.settings import PPOSettings
 from cool_rlhf.ppo.updates import update_actor_and_critic
 from cool_rlhf.ppo.warmup import CriticWarmup
+from cool_rlhf.ppo.watch import Watch
 from pretrain_core.runs import Progress, Run, StopSignal
 
 

@@ -11,7 +11,6 @@ import torch
 from actors.batch import Experience, Sequences
 from actors.trajectories import RolloutLog, Trajectory
 from cool_rlhf.hacks.watch.settings import WatchSettings
-from cool_rlhf.hacks.watch.watcher import HackAlarm, Watch
 from cool_rlhf.ppo import trainer as loop
 from cool_rlhf.ppo.advantages import ActionGrid
 from cool_rlhf.ppo.checkpoint import Checkpoints
@@ -20,6 +19,7 @@ from cool_rlhf.ppo.guards import Guards
 from cool_rlhf.ppo.settings import GuardSettings, WarmupSettings
 from cool_rlhf.ppo.trainer import Trainer
 from cool_rlhf.ppo.warmup import CriticWarmup
+from cool_rlhf.ppo.watch import HackAlarm, Watch
 from pretrain_core.draws import rng
 from pretrain_core.runs import Run, RunSettings, StopSignal
 from tests.cool_rlhf.hacks.watch.conftest import planting, score, trajectory, write

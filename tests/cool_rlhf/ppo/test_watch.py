@@ -16,9 +16,9 @@ from actors.trajectories import RolloutLog
 from cool_rlhf.hacks import judges
 from cool_rlhf.hacks.judges import Array
 from cool_rlhf.hacks.samples import Sample
-from cool_rlhf.hacks.watch import watcher
 from cool_rlhf.hacks.watch.settings import WatchSettings
-from cool_rlhf.hacks.watch.watcher import HackAlarm, Watch
+from cool_rlhf.ppo import watch as watcher
+from cool_rlhf.ppo.watch import HackAlarm, Watch
 from pretrain_core.errors import InputError, RunFailed
 from pretrain_core.runs import Run, RunSettings
 from tests.cool_rlhf.hacks.watch.conftest import PHRASE, planting, score
@@ -88,10 +88,10 @@ def test_the_same_metrics_whatever_the_order_of_the_log(
 ) -> None:
     """A resumed run's log may have another order, and another object looks at it."""
     whole = make_watch(make_log(RISING, ITERATIONS), name="whole")
-    seen = [whole.look(iteration, kl=4.0) for iteration in (9, 11)]
+    seen = whole.look(11, kl=4.0)
     log = make_log(RISING, ITERATIONS, reverse=True, folder="again")
     resumed = make_watch(log, name="resumed")
-    assert resumed.look(11, kl=4.0) == seen[1]
+    assert resumed.look(11, kl=4.0) == seen
 
 
 def test_what_nobody_pays_for_rises_without_alarm(
