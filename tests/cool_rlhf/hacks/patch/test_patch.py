@@ -20,7 +20,7 @@ from tests.reward.conftest import pair
 
 
 def patched(hacked: Hacked, out: Path, **changes: Any) -> tuple[RewardModel, Any]:
-    train = TRAIN | {"epochs": 5} | changes.pop("train", {})
+    train = TRAIN | {"epochs": 6} | changes.pop("train", {})
     settings = PatchSettings(**{"train": train, "replay_pairs": 2} | changes)
     result = patch_reward_model(hacked.parent, hacked.pairs, hacked.old, out, settings)
     return RewardModel.load(out), result
