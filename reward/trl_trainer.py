@@ -44,8 +44,8 @@ Batch = dict[str, Any]
 class PlannedBatches(Sampler[list[int]]):
     """This rank's share of the planned batches; every rank has the same number of them.
 
-    Every epoch repeats the first one's. A `set_epoch` here would be reached in resumed epochs alone
-    (transformers looks for it behind a wrapper of accelerate), which then were not the stopped ones.
+    Every epoch repeats the first one's. transformers looks for a `set_epoch` behind a wrapper of
+    accelerate alone, so it would change resumed epochs, and no others.
     """
 
     def __init__(self, plan: Plan, rank: int, ranks: int) -> None:
