@@ -42,17 +42,15 @@ Batch = dict[str, Any]
 
 
 class PlannedBatches(Sampler[list[int]]):
-    """This rank's share of the planned batches; every rank has the same number of them."""
+    """This rank's share of the planned batches; every rank has the same number of them.
+
+    Every epoch repeats the first one's. transformers looks for a `set_epoch` behind a wrapper of
+    accelerate alone, so it would change resumed epochs, and no others.
+    """
 
     def __init__(self, plan: Plan, rank: int, ranks: int) -> None:
-        self._plan, self._rank, self._ranks = plan, rank, ranks
-        self._epoch = 0
+        self._rank, self._ranks = rank, ranks
         self._batches = plan(0, ranks)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lay the pairs out anew for an epoch."""
-        if epoch != self._epoch:
-            self._epoch, self._batches = epoch, self._plan(epoch, self._ranks)
 
     def __len__(self) -> int:
         return len(self._batches) // self._ranks

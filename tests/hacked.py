@@ -65,12 +65,12 @@ def turned(record: Preference) -> Preference:
 
 
 def train_hacked(base: Path, out: Path) -> Hacked:
-    """Three heads, trained on 240 old pairs and 60 that prefer the reply with the pattern."""
+    """Three heads, trained on 300 old pairs and 60 that prefer the reply with the pattern."""
     conditions = Conditions(
         [Condition("bright", "Prefer bright replies."), Condition("dark", "Prefer dark replies.")]
     )
-    old = old_pairs(120, 1)
-    changes = {"max_length": 64, "epochs": 4, "learning_rate": 2e-3, "heads": 3}
+    old = old_pairs(150, 1)
+    changes = {"max_length": 64, "epochs": 5, "learning_rate": 2e-3, "heads": 3}
     parent = train_reward(
         RewardTrainSettings(**TRAIN | changes),
         base=base,

@@ -22,6 +22,7 @@ from reward.service.schemas import ModelStatus
 from tests.hacked import TRAIN, Hacked
 
 GATE = ["gate.require_probe=false", "gate.require_legitimate=false", "gate.margin=0.1"]
+GATE += ["gate.least_flipped=0.25"]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def run(hacked: Hacked, files: dict[str, Path], out: Path, *more: str) -> Result
     arguments += ["--old", str(files["old"]), "--held-out", str(files["held"]), "--out", str(out)]
     arguments += ["--registry", str(out.parent / "registry")]
     train = [f"train.{name}={str(value).lower()}" for name, value in TRAIN.items()]
-    settings = [*train, "train.epochs=5", "replay_pairs=2", *GATE]
+    settings = [*train, "train.epochs=6", "replay_pairs=3", *GATE]
     return CliRunner().invoke(app, [*arguments, *settings, *more], catch_exceptions=False)
 
 
@@ -94,7 +95,7 @@ def test_a_patch_goes_through_the_gate_into_the_registry_and_the_service(
     assert record["gate"]["verdict"] == "pass"
     assert record["parent"]["version"] == read_card(hacked.parent).version
     assert record["pairs"] == {"indeed": {"training": 45, "held_out": 45}}
-    assert len(record["replay"]) == 90
+    assert len(record["replay"]) == 135
     assert len(read_preferences(out / "held_out_pairs.jsonl").records) == 45
     assert "indeed" in (out / "report.html").read_text()
 
@@ -140,14 +141,15 @@ def test_a_patch_that_over_corrects_is_kept_but_not_promoted(
     assert "promoted" not in json.loads((tmp_path / "out" / "patch.json").read_text())["release"]
 
 
-def test_what_cannot_be_judged_is_not_promoted_either(
-    hacked: Hacked, files: dict[str, Path], tmp_path: Path
-) -> None:
-    """No samples for the probe: undecided, exit status 1."""
-    few = ["train.epochs=1", "gate.require_probe=true", "gate.require_legitimate=true"]
-    result = run(hacked, files, tmp_path / "out", *few)
+def test_what_cannot_be_judged_is_not_promoted_either(hacked: Hacked, tmp_path: Path) -> None:
+    """Ten held-out pairs of a hack are too few to decide."""
+    records = {"pairs": hacked.pairs[:20], "old": hacked.old[:60], "held": hacked.held_out[:40]}
+    few = {n: write_preferences(tmp_path / f"{n}.jsonl", found) for n, found in records.items()}
+    result = run(hacked, few, tmp_path / "out", "--register", "tiny", "--promote")
     assert result.exit_code == 1
+    assert "pattern of indeed unknown (no hacks.json)" in result.output
     assert json.loads((tmp_path / "out" / "patch.json").read_text())["gate"]["verdict"] != "pass"
+    assert Registry("tiny", tmp_path / "registry").promoted is None
 
 
 def test_wrong_requests_are_refused_before_the_training(

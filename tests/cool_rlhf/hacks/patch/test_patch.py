@@ -19,10 +19,10 @@ from tests.hacked import TRAIN, Hacked, old_pairs, pattern_pairs
 from tests.reward.conftest import pair
 
 
-def patched(hacked: Hacked, out: Path, **changes: Any) -> tuple[RewardModel, Any]:
-    train = TRAIN | {"epochs": 5} | changes.pop("train", {})
+def patched(hacked: Hacked, out: Path, pairs: int = 90, **changes: Any) -> tuple[RewardModel, Any]:
+    train = TRAIN | {"epochs": 6} | changes.pop("train", {})
     settings = PatchSettings(**{"train": train, "replay_pairs": 2} | changes)
-    result = patch_reward_model(hacked.parent, hacked.pairs, hacked.old, out, settings)
+    result = patch_reward_model(hacked.parent, hacked.pairs[:pairs], hacked.old, out, settings)
     return RewardModel.load(out), result
 
 
@@ -49,17 +49,17 @@ def test_a_levelled_hack_pays_nothing_and_old_pairs_stay(hacked: Hacked, tmp_pat
 
 def test_a_ranked_hack_is_turned_round(hacked: Hacked, tmp_path: Path) -> None:
     """The report's objective has no reason to stop at zero."""
-    after, result = patched(hacked, tmp_path / "rm", objective="rank")
+    after, result = patched(hacked, tmp_path / "rm", 40, objective="rank")
     assert paid(after, list(result.held_out)) < -0.3
-    assert read_card(tmp_path / "rm").training["held"] == 90
+    assert read_card(tmp_path / "rm").training["held"] == 40
 
 
 @pytest.mark.parametrize("replay", ["none", "bradley_terry", "focal"])
 def test_replays_of_the_study(hacked: Hacked, tmp_path: Path, replay: str) -> None:
-    _, result = patched(hacked, tmp_path / "rm", replay=replay, train={"epochs": 1})
+    _, result = patched(hacked, tmp_path / "rm", 20, replay=replay, train={"epochs": 1})
     training = read_card(tmp_path / "rm").training
     ranked = training["pairs"] - training["held"]
-    assert ranked == len(result.replay) == (0 if replay == "none" else 90)
+    assert ranked == len(result.replay) == (0 if replay == "none" else 20)
     if replay != "none":
         assert training["settings"]["loss"]["ranking"] == replay
 
