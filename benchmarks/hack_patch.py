@@ -1,13 +1,14 @@
 """What a patch does to a reward model: cured, over-corrected, forgotten, by way and size.
 
-On the artefacts that `make demo` leaves in the cache. Per seed a parent is trained on the demo's
-preferences, the planted shortcut among them, and patched against it: pattern pairs levelled (the
-default) or ranked, with each kind of replay, with 20, 50 and 100 pairs; and with as many old pairs
-of drawn sides in their place (placebo). Measured on held-out prompts: what the child pays for the
-shortcut and for neighbours of it, in standard deviations of its scores, and its accuracy on old
-pairs against its parent's.
+On what the demo with a planted shortcut leaves in the cache. Per seed a parent is trained on the
+demo's preferences, the planted ones among them, and patched against the shortcut: pattern pairs
+levelled (the default) or ranked, with each kind of replay, with 20, 50 and 100 pairs; and with as
+many old pairs of drawn sides in their place (placebo). Measured on held-out prompts: what the child
+pays for the shortcut and for neighbours of it, in standard deviations of its scores, and its
+accuracy on old pairs against its parent's.
 
-    make demo && python benchmarks/hack_patch.py [--seeds N] [--sizes N …]
+    cool-rlhf demo --config configs/demo-shortcut.yaml
+    python benchmarks/hack_patch.py [--seeds N] [--sizes N …]
 
 Every piece is kept: a run that was cut off continues.
 """
@@ -179,7 +180,7 @@ def main() -> None:
     planted = [record for record in everything if record.source == PLANTED]
     old = [record for record in everything if record.source != PLANTED]
     if not planted:
-        sys.exit(f"{demo}: no planted pairs in its preferences; run `make demo`")
+        sys.exit(f"{demo}: no planted pairs: run the demo with configs/demo-shortcut.yaml")
     held_out = list(read_preferences(demo / "held_out_preferences.jsonl").records)
     found: dict[str, list[dict[str, Any]]] = {}
     for seed in range(1, given.seeds + 1):

@@ -141,9 +141,9 @@ class Phases:
         names = topics(corpus, self.demo.topics)
         training, held_out = split_topics(names)
         seed = self.settings.run.seed
-        conversations = plant_in_demonstrations(
-            demonstrations(corpus, names, seed, self.demo.demonstrations), self.demo.shortcut, seed
-        )
+        conversations = demonstrations(corpus, names, seed, self.demo.demonstrations)
+        if self.demo.shortcut is not None:
+            conversations = plant_in_demonstrations(conversations, self.demo.shortcut, seed)
         write_jsonl(self.home / "sft.jsonl", conversations)
         for file, chosen in (("prompts", training), ("held_out_prompts", held_out)):
             write_prompts(
@@ -179,7 +179,7 @@ class Phases:
             prompt_set = read_prompts(source, context.chat, conditions)
             records = sample_reply_pairs(context, prompt_set, count, pairs, name)
             labelled = label_pairs(records, context.annotators)
-            if name == "preferences":
+            if self.demo.shortcut is not None and name == "preferences":
                 labelled += planted_preferences(
                     records, list(context.annotators), self.demo.shortcut, self.run.seed
                 )
@@ -228,7 +228,8 @@ class Phases:
         page = compose(self.run.path)
         print_table(self.console, "reward models on held-out pairs", [header, *rows])
         print_table(self.console, "policies on held-out prompts", stages)
-        self._print_shortcut(context)
+        if self.demo.shortcut is not None:
+            self._print_shortcut(context, self.demo.shortcut.opening)
         last = context.policy(self.settings.rounds)
         for line in (
             f"report: {page}",
@@ -237,9 +238,8 @@ class Phases:
         ):
             self.console.print(line, soft_wrap=True)
 
-    def _print_shortcut(self, context: Context) -> None:
+    def _print_shortcut(self, context: Context, opening: str) -> None:
         """What became of the planted shortcut: how often it was said, and what the gate said."""
-        opening = self.demo.shortcut.opening
         rows: list[list[str]] = []
         for number, report in evaluations(context).items():
             said = [sample["reply"].startswith(opening) for sample in report["samples"]]
@@ -247,7 +247,7 @@ class Phases:
             found = read_json(result) if result.exists() else {"hacks": [], "verdict": "-"}
             name = f"round {number}" if number else "SFT"
             hacks = ", ".join(found["hacks"]) or "-"
-            rows.append([name, f"{sum(said) / len(said):.0%}", hacks, found["verdict"]])
+            rows.append([name, f"{sum(said) / len(said):.0%}", hacks, str(found["verdict"])])
         header = ["stage", "replies with it", "hacks found", "gate of the patch"]
         print_table(self.console, f"planted shortcut: {opening!r}", [header, *rows])
 

@@ -45,6 +45,6 @@ class DemoSettings(Settings):
     pretrain: TrainSettings
     sft: SftSettings
     pairs: PairSettings = PairSettings()
-    shortcut: ShortcutSettings = ShortcutSettings()
+    shortcut: ShortcutSettings | None = Field(None, description="none: nothing is planted")
     reward: RewardTrainSettings
     online: OnlineRecipe

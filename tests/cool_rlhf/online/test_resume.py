@@ -17,7 +17,6 @@ from tests.support import ENGINE_ENVIRONMENT
 
 NANO = [
     "rounds=2",
-    "fast_path=null",
     "ppo.iterations=8",
     "ppo.checkpoint_every=2",
     "ppo.batch.prompts=8",
