@@ -41,10 +41,11 @@ def _one_thread() -> Iterator[None]:
 
 def settings(**changes: Any) -> FastPathSettings:
     train = TRAIN | {"epochs": 8}
-    gate = {"require_legitimate": False, "margin": 0.1}
+    # A mean gain of nothing leaves a third of so small a model's pairs flipped, give or take.
+    gate = {"require_legitimate": False, "margin": 0.1, "least_flipped": 0.15}
     return FastPathSettings(
         prompts=PROMPTS,
-        detect=HackSettings(evidence=EvidenceSettings(edits=24, confirmed=2), **changes),
+        detect=HackSettings(evidence=EvidenceSettings(confirmed=1), **changes),
         patch=PatchRunSettings(**{"train": train, "gate": gate, "replay_pairs": 2.0}),
     )
 
@@ -118,6 +119,7 @@ def test_the_hack_is_found_and_the_patched_model_is_the_rounds(
     assert abs(after.mean()) < 0.25 * abs(before.mean())
 
 
+@pytest.mark.integration
 def test_a_gold_signal_that_pays_too_means_nothing_is_patched(
     hacked: Hacked, tmp_path: Path, policies: dict[str, float]
 ) -> None:
