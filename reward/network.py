@@ -120,4 +120,10 @@ def packed_scores(network: "PreTrainedModel", sequences: Sequences, input_ids: T
     at_ends = hidden[sequences.ends]
     scores: Tensor = network.score(at_ends)
     heads = getattr(network, ENSEMBLE, None)
-    return scores if heads is None else torch.cat([scores, heads(at_ends)], dim=-1)
+    if heads is None:
+        return scores
+    if scores.requires_grad:
+        # A gradient cut out of all heads' has gaps, for which some BLAS round otherwise: with and
+        # without further heads the score must be the same, bit for bit.
+        scores.register_hook(Tensor.contiguous)
+    return torch.cat([scores, heads(at_ends)], dim=-1)
