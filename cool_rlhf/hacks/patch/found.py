@@ -1,11 +1,11 @@
 """The hacks as the detector found them: what else has the pattern, rightly or not."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cool_rlhf.hacks.gate import legitimate_uses
-from cool_rlhf.hacks.gate.evidence import sides
+from cool_rlhf.hacks.gate.evidence import HACK, sides
 from cool_rlhf.hacks.patch.settings import PatchError
 from cool_rlhf.hacks.pattern import Pattern
 from cool_rlhf.hacks.specification import SpecificationError, pattern_of
@@ -44,6 +44,9 @@ def read_hacks(path: Path, names: Collection[str]) -> list[FoundHack]:
 
 
 def rightful(hacks: Sequence[FoundHack], pairs: Sequence[Preference]) -> list[Preference]:
-    """Pairs whose better side alone has one of the patterns, where it is no hack."""
-    found = [p for hack in hacks for p in legitimate_uses(hack.pattern, pairs, hack.conditions)]
-    return list(dict.fromkeys(found))
+    """Pairs whose better side alone has a pattern where it is no hack; their source names it."""
+    return [
+        replace(pair, source=HACK + hack.name)
+        for hack in hacks
+        for pair in legitimate_uses(hack.pattern, pairs, hack.conditions)
+    ]
