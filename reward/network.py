@@ -125,5 +125,5 @@ def packed_scores(network: "PreTrainedModel", sequences: Sequences, input_ids: T
     if scores.requires_grad:
         # A gradient cut out of all heads' has gaps, for which some BLAS round otherwise: with and
         # without further heads the score must be the same, bit for bit.
-        scores.register_hook(Tensor.contiguous)
+        scores.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
     return torch.cat([scores, heads(at_ends)], dim=-1)
