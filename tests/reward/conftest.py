@@ -1,11 +1,10 @@
 """Fixtures of the reward tests: a registry of opposed conditions, preferences, one saved model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from pretrain_core.chat import Message
 from reward.conditions import Condition, Conditions
@@ -16,12 +15,8 @@ WORDS = ("tree", "river", "stone", "cloud", "bread", "horse")
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Models this small gain nothing from threads, and lose much where cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread(one_thread: None) -> None:
+    """Every test here."""
 
 
 @pytest.fixture(scope="session")

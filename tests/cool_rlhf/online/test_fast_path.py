@@ -1,14 +1,12 @@
 """The fast path of a round with a real reward model: found, patched, through the gate, kept."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from cool_rlhf.hacks.patch.run import PatchRunSettings
 from cool_rlhf.hacks.samples import Sample, write_samples
@@ -30,13 +28,7 @@ PROMPTS = 300
 CONDITIONS = ("bright", "dark")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Models this small gain nothing from threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def settings(**changes: Any) -> FastPathSettings:
