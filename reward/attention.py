@@ -20,9 +20,9 @@ from pretrain_core.model.documents import Documents
 PACKED = "cool_rlhf_packed"
 SIMILAR = 0.8  # shortest to longest sequence of one dense batch
 ALWAYS_SIMILAR = 16  # tokens of difference that never part two sequences
-# Tokens up to which softmax is written out: the backward of a CPU's fused kernel costs more there
-# than it gains, unless the CPU has matrix units.
-PLAIN_UP_TO = 0 if torch.cpu.get_capabilities().get("amx_bf16") else 256
+# Tokens up to which a CPU attends in fp32: its fused kernel's backward in bf16 takes up to five
+# times as long there. Longer sequences gain more from bf16 than that loses.
+FLOAT_UP_TO = 256
 USE_INSTEAD = "use a plain causal decoder (Llama, Qwen, Mistral, …)"
 NOT_SUPPORTED = ("softcap", "s_aux", "position_bias")
 
@@ -153,26 +153,18 @@ def _in_dense_batches(
     outputs = []
     for (count, length), *parts in zip(sequences.batches, *spread, strict=True):
         q, k, v = (torch.unflatten(part, 0, (count, length)) for part in parts)
-        attend = _plain if length <= PLAIN_UP_TO else _fused
-        outputs.append(attend(q, k, v, scale, window).flatten(0, 1))
+        if length <= FLOAT_UP_TO and not query.is_cuda:
+            with torch.autocast("cpu", enabled=False):  # it would bring them back to bf16
+                attended = _fused(q.float(), k.float(), v.float(), scale, window).to(query.dtype)
+        else:
+            attended = _fused(q, k, v, scale, window)
+        outputs.append(attended.flatten(0, 1))
     collected: Tensor = Collect.apply(torch.cat(outputs), places)  # type: ignore[no-untyped-call]
     return collected
 
 
-def _plain(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
-    """Softmax written out; `[n, length, heads, d]`, query heads of a group side by side."""
-    length, heads, kv_heads = query.shape[1], query.shape[2], key.shape[2]
-    grouped = torch.unflatten(query, 2, (kv_heads, heads // kv_heads)).permute(0, 2, 3, 1, 4)
-    rows = grouped.flatten(2, 3)
-    scores = (rows * scale) @ key.permute(0, 2, 3, 1)
-    seen = _seen(length, window, query.device).repeat(heads // kv_heads, 1)
-    weights = torch.softmax(scores.masked_fill(~seen, float("-inf")), -1, dtype=torch.float32)
-    attended = weights.to(value.dtype) @ value.transpose(1, 2)
-    apart = torch.unflatten(attended, 2, (heads // kv_heads, length))
-    return apart.flatten(1, 2).transpose(1, 2)
-
-
 def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
+    """The fused kernel; `[n, length, heads, d]`, query heads of a group side by side."""
     mask = None if window is None else _seen(query.shape[1], window, query.device)
     attended = scaled_dot_product_attention(
         query.transpose(1, 2),

@@ -85,20 +85,17 @@ def draw_inputs(lengths: list[int], seed: int) -> list[list[int]]:
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=9),
     seed=st.integers(0, 99),
     name=st.sampled_from(list(CONFIGS)),
-    plain_up_to=st.sampled_from([0, 20, 256]),
 )
 def test_packed_scores_and_gradients_are_the_padded_ones(
-    lengths: list[int], seed: int, name: str, plain_up_to: int
+    lengths: list[int], seed: int, name: str
 ) -> None:
     theirs, ours = NETWORKS[name]
     inputs = draw_inputs(lengths, seed)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "PLAIN_UP_TO", plain_up_to)
-        found, expected = packed(ours, inputs), padded(theirs, inputs)
-        assert torch.allclose(found, expected, atol=1e-5, rtol=0)
-        pairs = zip(gradients(ours, found), gradients(theirs, expected), strict=True)
-        for mine, reference in pairs:
-            assert torch.allclose(mine, reference, atol=1e-5, rtol=1e-4)
+    found, expected = packed(ours, inputs), padded(theirs, inputs)
+    assert torch.allclose(found, expected, atol=1e-5, rtol=0)
+    pairs = zip(gradients(ours, found), gradients(theirs, expected), strict=True)
+    for mine, reference in pairs:
+        assert torch.allclose(mine, reference, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral, window"])
@@ -109,7 +106,11 @@ def test_padded_calls_still_work(name: str) -> None:
     assert torch.equal(padded(ours, inputs), padded(theirs, inputs))
 
 
-def test_half_precision_does_not_mix_sequences() -> None:
+@pytest.mark.parametrize("float_up_to", [0, 25, 256])
+def test_half_precision_does_not_mix_sequences(
+    monkeypatch: pytest.MonkeyPatch, float_up_to: int
+) -> None:
+    monkeypatch.setattr(attention, "FLOAT_UP_TO", float_up_to)
     _, ours = NETWORKS["llama"]
     inputs = draw_inputs([30, 7, 21], 2)
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
