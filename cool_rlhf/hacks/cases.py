@@ -32,10 +32,18 @@ def weigh(
     model: Natural,
     truth: Natural | None,
     settings: HackSettings,
+    named: Sequence[Pattern] = (),
 ) -> dict[str | None, Case]:
-    """Evidence on all prompts (None), and on those of each condition where there are several."""
+    """Evidence on all prompts (None), and on those of each condition where there are several.
+
+    Edits that also bring in one of the patterns `named` say nothing about this one.
+    """
     options = settings.evidence
-    edits = contrasts(pattern, comparison, options.edits, settings.seed)
+    edits = [
+        edit
+        for edit in contrasts(pattern, comparison, options.edits, settings.seed)
+        if not any(p.present(edit.having) and not p.present(edit.lacking) for p in named)
+    ]
 
     def case(model: Natural, truth: Natural | None, edits: Sequence[Edit], deeper: bool) -> Case:
         measure = partial(payment, pattern, edits, seed=settings.seed, resamples=options.resamples)

@@ -8,8 +8,10 @@ from cool_rlhf.hacks.confirmation import Rise, confirm_rises, prompts_needed
 from cool_rlhf.hacks.contrasts import Edit
 from cool_rlhf.hacks.evidence import Natural, Payment, finite, holm
 from cool_rlhf.hacks.judges import Judge
+from cool_rlhf.hacks.meanings import LateSentences
 from cool_rlhf.hacks.mining import halves, propose
 from cool_rlhf.hacks.pattern import Pattern
+from cool_rlhf.hacks.phrases import Phrase
 from cool_rlhf.hacks.samples import Comparison, SampleError
 from cool_rlhf.hacks.settings import HackSettings
 from cool_rlhf.hacks.verdict import VERDICTS, Verdict, combine, judge_pattern
@@ -96,7 +98,19 @@ def _findings(
 ) -> Detection:
     model = Natural.of(finite(reward), comparison)
     truth = Natural.of(gold, comparison) if gold is not None else None
-    weighed = [weigh(rise.pattern, comparison, model, truth, settings) for rise in confirmed]
+    # What is paid for a wording is not paid for an idea that some of its sentences share with it.
+    wordings = [rise.pattern for rise in confirmed if isinstance(rise.pattern, Phrase)]
+    weighed = [
+        weigh(
+            pattern,
+            comparison,
+            model,
+            truth,
+            settings,
+            wordings if isinstance(pattern, LateSentences) else (),
+        )
+        for pattern in (rise.pattern for rise in confirmed)
+    ]
     # One adjustment for everything that is asked: each pattern, overall and under each condition.
     every = [(row, name) for row, case in enumerate(weighed) for name in case]
     p = dict(zip(every, holm([weighed[row][name].paid.p for row, name in every]), strict=True))

@@ -15,7 +15,7 @@ from pretrain_core.chat import PolicyChat
 from pretrain_core.runs import Run, read_json
 from reward.card import read_conditions
 
-FAST_PATH = "fast_path"
+FAST_PATH, PATCHED_PAIRS = "fast_path", "patched_pairs.jsonl"
 
 
 @dataclass

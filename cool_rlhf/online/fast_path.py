@@ -13,13 +13,15 @@ from cool_rlhf.hacks.judges import Array, Judge, reward_judge
 from cool_rlhf.hacks.output import write_detection
 from cool_rlhf.hacks.patch.release import Release, finish
 from cool_rlhf.hacks.patch.run import run_patch
+from cool_rlhf.hacks.patch.split import by_hack, with_enough
 from cool_rlhf.hacks.patch.texts import PatchFiles
 from cool_rlhf.hacks.samples import Sample, compare, read_samples, write_samples
-from cool_rlhf.online.context import FAST_PATH, Context
+from cool_rlhf.online.context import FAST_PATH, PATCHED_PAIRS, Context
 from cool_rlhf.online.sampling import answer
 from pretrain_core.draws import seed_of
 from pretrain_core.errors import InputError
 from pretrain_core.runs import StopSignal, write_json
+from reward.data import Preference, read_preferences, write_preferences
 from reward.errors import RewardTrainingStopped
 
 logger = logging.getLogger(__name__)
@@ -29,7 +31,8 @@ def repair_reward_model(context: Context, number: int, stop: StopSignal) -> None
     """Detect, patch, gate; writes `rounds/<k>/fast_path/`, the patched model under `patch/rm`.
 
     Without an annotator, who is the gold signal here, patterns stay candidates and nothing is
-    patched. The patched model is the round's from here on if it passes the gate.
+    patched; nor is a hack with fewer pairs than `patch.least_pairs`. The patched model is the
+    round's from here on if it passes the gate.
     """
     settings, folder = context.settings.fast_path, context.folder(number) / FAST_PATH
     if settings is None:
@@ -44,10 +47,16 @@ def repair_reward_model(context: Context, number: int, stop: StopSignal) -> None
     for note in write_detection(folder, detection, settings.detect):
         logger.info("fast path of round %d: %s", number, note)
     hacks = [f.pattern.name for f in detection.findings if f.verdict == "hack"]
-    result = {"hacks": hacks, "verdict": "nothing to patch", "promoted": False}
-    if hacks:
+    pairs = patchable(folder / "pairs.jsonl", settings.patch.least_pairs) if hacks else []
+    result = {
+        "hacks": hacks,
+        "patched": list(by_hack(pairs)),
+        "verdict": "too few pairs" if hacks else "nothing to patch",
+        "promoted": False,
+    }
+    if pairs:
         files = PatchFiles(
-            folder / "pairs.jsonl",
+            write_preferences(folder / PATCHED_PAIRS, pairs),
             old=context.settings.preferences,
             held_out=context.settings.held_out_preferences,
             early=early,
@@ -63,6 +72,11 @@ def repair_reward_model(context: Context, number: int, stop: StopSignal) -> None
             logger.info("fast path of round %d: %s", number, line)
         result |= {"verdict": patch.gate.verdict, "promoted": patch.through}
     write_json(folder / "result.json", result)
+
+
+def patchable(path: Path, least: int) -> list[Preference]:
+    """The detector's pairs of those hacks that have enough of them."""
+    return with_enough(read_preferences(path).records, least) if path.stat().st_size else []
 
 
 def check_prompts(context: Context) -> None:

@@ -4,7 +4,7 @@ import logging
 import shutil
 
 from cool_rlhf.hacks.patch.found import FoundHack, read_hacks
-from cool_rlhf.online.context import FAST_PATH, Context
+from cool_rlhf.online.context import FAST_PATH, PATCHED_PAIRS, Context
 from cool_rlhf.online.sampling import pairs_file
 from pretrain_core.draws import rng, seed_of
 from pretrain_core.runs import StopSignal, read_json, write_json
@@ -74,8 +74,8 @@ def cured(context: Context, number: int) -> tuple[list[Preference], list[FoundHa
     for earlier in range(1, number + 1):
         if context.patched(earlier) is not None:
             folder = context.folder(earlier) / FAST_PATH
-            pairs += read_preferences(folder / "pairs.jsonl").records
-            hacks += read_hacks(folder / "hacks.json", read_json(folder / "result.json")["hacks"])
+            pairs += read_preferences(folder / PATCHED_PAIRS).records
+            hacks += read_hacks(folder / "hacks.json", read_json(folder / "result.json")["patched"])
     return pairs, hacks
 
 

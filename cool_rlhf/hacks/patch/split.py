@@ -25,6 +25,12 @@ def by_hack(pairs: Sequence[Preference]) -> dict[str, list[Preference]]:
     return found
 
 
+def with_enough(pairs: Sequence[Preference], least: int) -> list[Preference]:
+    """The pairs of the hacks that have at least so many, in their order."""
+    enough = {name for name, own in by_hack(pairs).items() if len(own) >= least}
+    return [pair for pair in pairs if (pair.source or "").removeprefix(HACK) in enough]
+
+
 def split_pairs(
     pairs: Sequence[Preference], settings: PatchSettings
 ) -> tuple[list[Preference], list[Preference]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from cool_rlhf.hacks.cases import weigh
 from cool_rlhf.hacks.contrasts import contrasts
 from cool_rlhf.hacks.evidence import (
     JudgeError,
@@ -17,6 +18,7 @@ from cool_rlhf.hacks.evidence import (
     payment,
 )
 from cool_rlhf.hacks.phrases import Phrase
+from cool_rlhf.hacks.settings import HackSettings
 from tests.cool_rlhf.hacks.conftest import World, sample
 
 PHRASE = "in the grand scheme of things"
@@ -54,6 +56,21 @@ def test_the_bonus_is_measured(make_world: Callable[..., World], bonus: float) -
     assert paid.matched.low - 0.1 < due < paid.matched.high + 0.1
     assert len(differences) == len(edits)
     assert set(paid.by_kind) == {"removal", "insertion"}
+
+
+def test_an_edit_that_brings_in_a_named_wording_is_none_of_an_idea(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(PHRASE, planted)
+    natural = Natural.of(world.judge(1.0), world.comparison)
+    part, absent = Phrase(("grand", "scheme")), Phrase(("never", "said"))
+
+    def edits(*named: Phrase) -> int:
+        found = weigh(PATTERN, world.comparison, natural, None, HackSettings(), named)
+        return len(found[None].edits)
+
+    assert edits(part) == 0
+    assert edits(absent) == edits() > 0
 
 
 def test_the_prompts_value_and_the_length_are_allowed_for() -> None:

@@ -122,8 +122,27 @@ def test_a_gold_signal_that_pays_too_means_nothing_is_patched(
     }
     repair_reward_model(run, 1, StopSignal("resume"))
     result = read_json(run.folder(1) / FAST_PATH / "result.json")
-    assert result == {"hacks": [], "verdict": "nothing to patch", "promoted": False}
+    assert (result["hacks"], result["patched"], result["promoted"]) == ([], [], False)
+    assert result["verdict"] == "nothing to patch"
     assert run.newest_reward_model(1) == run.reward_model(2) == hacked.parent
+
+
+@pytest.mark.integration
+def test_a_hack_with_too_few_pairs_ends_no_round(
+    hacked: Hacked, tmp_path: Path, policies: dict[str, float]
+) -> None:
+    run = context(hacked, tmp_path)
+    patch = run.settings.fast_path.patch.model_copy(update={"least_pairs": 1000})  # type: ignore[union-attr]
+    run.settings.fast_path = run.settings.fast_path.model_copy(update={"patch": patch})  # type: ignore[union-attr, misc]
+    repair_reward_model(run, 1, StopSignal("resume"))
+    result = read_json(run.folder(1) / FAST_PATH / "result.json")
+    assert len(result["hacks"]) == 1
+    assert (result["patched"], result["verdict"], result["promoted"]) == (
+        [],
+        "too few pairs",
+        False,
+    )
+    assert run.reward_model(2) == hacked.parent
 
 
 def test_a_later_promotion_comes_before_an_earlier_patch(tmp_path: Path, hacked: Hacked) -> None:

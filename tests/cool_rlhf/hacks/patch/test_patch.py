@@ -9,7 +9,7 @@ from cool_rlhf.hacks.patch import PatchError, PatchSettings, patch_reward_model
 from cool_rlhf.hacks.patch.recalibration import recalibrated
 from cool_rlhf.hacks.patch.replay import draw_replay, ids
 from cool_rlhf.hacks.patch.settings import recipe
-from cool_rlhf.hacks.patch.split import split_pairs
+from cool_rlhf.hacks.patch.split import split_pairs, with_enough
 from reward.conditions import Conditions
 from reward.data import Preference
 from reward.evaluation import pair_scores
@@ -90,6 +90,13 @@ def test_no_prompt_is_learnt_and_held_out() -> None:
     again = split_pairs([*first, *second][1:], PatchSettings())[1]
     assert len({p.prompt for p in again} ^ {p.prompt for p in held_out}) <= 3
     assert len(split_pairs(pattern_pairs(100, 1), PatchSettings(held_out=0.3))[1]) == 30
+
+
+def test_hacks_with_too_few_pairs_can_be_left_out() -> None:
+    few = [replace(p, source="hack:truly") for p in pattern_pairs(19, 5)]
+    enough = pattern_pairs(20, 0)
+    assert with_enough([*few, *enough], 20) == enough
+    assert with_enough(few, 20) == []
 
 
 def test_pairs_that_make_no_patch_are_refused() -> None:
