@@ -38,6 +38,7 @@ from cool_rlhf.hacks.patch.run import run_patch
 from cool_rlhf.hacks.patch.texts import PatchFiles
 from cool_rlhf.hacks.samples import Comparison, Sample, compare, read_samples
 from cool_rlhf.hacks.watch.measures import Rewarded, divergence
+from cool_rlhf.online.fast_path import patchable
 from cool_rlhf.online.settings import FastPathSettings
 from pretrain_core.cache import cache_root
 from pretrain_core.draws import rng
@@ -196,23 +197,24 @@ def cure(home: Path, demo: Path, seed: int, given: argparse.Namespace) -> dict[s
     file = home / "cure.json"
     if file.exists():
         return dict(read_json(file))
-    before = read_json(home / "case.json")
+    before, settings = read_json(home / "case.json"), fast_path(given.set).patch
     hacks = [f["pattern"] for f in before["findings"] if f["verdict"] == "hack"]
-    found = {"hacks": hacks, "verdict": "nothing to patch", "last": before["last"]}
-    if hacks:
-        gold, found_in, run = gold_of(demo), home / "found", home / "without" / "hacks"
+    source, run = home / "found", home / "without" / "hacks"
+    pairs = patchable(source / "pairs.jsonl", settings.least_pairs)
+    verdict = "too few pairs" if hacks else "nothing to patch"
+    found = {"hacks": hacks, "verdict": verdict, "last": before["last"]}
+    if pairs:
+        gold = gold_of(demo)
         shutil.rmtree(home / "patch", ignore_errors=True)
         files = PatchFiles(
-            found_in / "pairs.jsonl",
+            write_preferences(home / "patched_pairs.jsonl", pairs),
             old=home / "preferences.jsonl",
             held_out=demo / "held_out_preferences.jsonl",
             early=run / "baseline.jsonl",
             late=run / "recent.jsonl",
-            hacks=found_in / "hacks.json",
+            hacks=source / "hacks.json",
         )
-        patch = run_patch(
-            home / "parent", files, home / "patch", fast_path(given.set).patch, gold=gold
-        )
+        patch = run_patch(home / "parent", files, home / "patch", settings, gold=gold)
         found["verdict"] = patch.gate.verdict
         found["tests"] = {f"{t.name} {t.hack or ''}".strip(): t.verdict for t in patch.gate.tests}
         if patch.through:
