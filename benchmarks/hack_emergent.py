@@ -32,13 +32,13 @@ from hack_cases.flaws import FLAWS
 from cool_rlhf.annotation.programmatic import annotators
 from cool_rlhf.hacks.detect import Detection, detect
 from cool_rlhf.hacks.evidence import Payment
-from cool_rlhf.hacks.judges import Array, Judge, reward_judge
+from cool_rlhf.hacks.judges import Judge, reward_judge
 from cool_rlhf.hacks.output import write_detection
 from cool_rlhf.hacks.patch.run import run_patch
 from cool_rlhf.hacks.patch.texts import PatchFiles
-from cool_rlhf.hacks.samples import Comparison, Sample, compare, read_samples
+from cool_rlhf.hacks.samples import Comparison, compare, read_samples
 from cool_rlhf.hacks.watch.measures import Rewarded, divergence
-from cool_rlhf.online.fast_path import patchable
+from cool_rlhf.online.fast_path import annotators_judge, patchable
 from cool_rlhf.online.settings import FastPathSettings
 from pretrain_core.cache import cache_root
 from pretrain_core.draws import rng
@@ -66,13 +66,8 @@ def fast_path(changes: Sequence[str]) -> FastPathSettings:
 
 
 def gold_of(demo: Path) -> Judge:
-    """What the annotator of each prompt's condition says."""
-    known = annotators(frozenset((demo / "lexicon.txt").read_text().split()))
-
-    def judge(samples: Sequence[Sample]) -> Array:
-        return np.array([known[str(s.condition)].score(s.reply) for s in samples])
-
-    return judge
+    """What the demo's annotators say."""
+    return annotators_judge(annotators(frozenset((demo / "lexicon.txt").read_text().split())))
 
 
 def preferences(demo: Path, flaw: str, seed: int, most: int) -> list[Preference]:

@@ -2,11 +2,12 @@
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from cool_rlhf.annotation.programmatic import Annotator
 from cool_rlhf.hacks.confirmation import prompts_needed
 from cool_rlhf.hacks.detect import detect
 from cool_rlhf.hacks.judges import Array, Judge, reward_judge
@@ -39,7 +40,7 @@ def repair_reward_model(context: Context, number: int, stop: StopSignal) -> None
         return
     shutil.rmtree(folder, ignore_errors=True)
     early, late = (sample_policy(context, number, which, folder) for which in ("early", "late"))
-    gold = annotators_judge(context) if context.annotators else None
+    gold = annotators_judge(context.annotators) if context.annotators else None
     parent = context.reward_model(number)
     with reward_judge(str(parent)) as judge:
         comparison = compare(read_samples(early), read_samples(late), settings.detect.least_common)
@@ -107,10 +108,10 @@ def sample_policy(context: Context, number: int, which: str, folder: Path) -> Pa
     return path
 
 
-def annotators_judge(context: Context) -> Judge:
+def annotators_judge(known: Mapping[str, Annotator]) -> Judge:
     """What the annotator of each prompt's own condition says."""
 
     def judge(samples: Sequence[Sample]) -> Array:
-        return np.array([context.annotators[str(s.condition)].score(s.reply) for s in samples])
+        return np.array([known[str(s.condition)].score(s.reply) for s in samples])
 
     return judge
