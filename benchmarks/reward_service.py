@@ -12,7 +12,6 @@ over these turns. Fewer clients, swaps and the kill are measured in the first tu
 import argparse
 import asyncio
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -33,6 +32,7 @@ import torch
 from pretrain_core.draws import rng
 from pretrain_core.errors import RunFailed
 from pretrain_core.runs import write_json
+from pretrain_core.runs.lineage import hardware
 from reward.model import RewardModel
 from reward.service.access import Tokens
 from reward.service.application import RunningService, replica_environment, start
@@ -279,7 +279,7 @@ def main() -> None:
         sys.stdout.write(f"{offline_rate(model, inputs)}\n")
         return
     result: dict[str, Any] = {
-        "machine": {"cores": os.cpu_count(), "processor": platform.processor()},
+        "machine": hardware(),
         "versions": {name: version(name) for name in ("torch", "ray", "transformers", "fastapi")},
         "model": {"version": model.version, "parameters": model.network.num_parameters()},
         "settings": {"replicas": options.replicas, "threads": options.threads},
