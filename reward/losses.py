@@ -102,20 +102,29 @@ def reward_loss(
     return RewardLoss(ranking, penalty, ranking + s.penalty_weight * penalty)
 
 
-def score_distillation_loss(chosen: Tensor, rejected: Tensor, targets: Tensor) -> Tensor:
-    """½·((chosen − t₀)² + (rejected − t₁)²), in the shape of `chosen`; targets [2, *shape].
+def score_distillation_loss(
+    chosen: Tensor, rejected: Tensor, targets: Tensor, margin_weight: float = 0.0
+) -> Tensor:
+    """½·(e₀² + e₁²) + ½·margin_weight·(e₀ − e₁)² of the errors, in the shape of `chosen`.
 
-    Unlike a ranking loss it keeps its gradient where a pair is ranked well, and it holds both
-    scores themselves, not their difference.
+    `targets` [2, *shape] of chosen and rejected. Unlike a ranking loss it keeps its gradient where
+    a pair is ranked well, and it holds both scores themselves; `margin_weight` is that of their
+    difference, which is what ranks. Raises ValueError for targets of another shape.
     """
     scores = torch.stack((chosen.float(), rejected.float()))
     if scores.shape != targets.shape:
         raise ValueError(f"targets {tuple(targets.shape)} of scores {tuple(scores.shape)}")
-    return 0.5 * (scores - targets.float()).square().sum(dim=0)
+    errors = scores - targets.float()
+    return 0.5 * (errors.square().sum(dim=0) + margin_weight * (errors[0] - errors[1]).square())
 
 
 def with_targets(
-    loss: RewardLoss, chosen: Tensor, rejected: Tensor, targets: Tensor, weight: float
+    loss: RewardLoss,
+    chosen: Tensor,
+    rejected: Tensor,
+    targets: Tensor,
+    weight: float,
+    margin_weight: float = 0.0,
 ) -> RewardLoss:
     """The loss with `weight` · score distillation for the pairs that have targets.
 
@@ -123,7 +132,7 @@ def with_targets(
     """
     held = ~targets[0].isnan()
     # A NaN must not stand in a branch that is not taken: its gradient would be one too.
-    distance = score_distillation_loss(chosen, rejected, targets.nan_to_num())
+    distance = score_distillation_loss(chosen, rejected, targets.nan_to_num(), margin_weight)
     per_pair = torch.where(held, weight * distance, loss.per_pair)
     return RewardLoss(loss.ranking, loss.penalty, per_pair, distance)
 

@@ -65,6 +65,12 @@ class RewardTrainSettings(Settings):
         gt=0,
         description="of the squared error of a pair whose scores are held, beside a ranking loss",
     )
+    distil_margin: float = Field(
+        0.0,
+        ge=0,
+        description="what the squared error of such a pair's difference counts beside that of its "
+        "two scores",
+    )
     prompt_weighting: Literal["pair", "prompt"] = Field(
         "pair", description="prompt: a prompt with many pairs counts as much as one with a single"
     )

@@ -151,7 +151,12 @@ class ConditionalRewardTrainer(RewardTrainer):
         none = [[math.nan] * chosen.shape[1]] * 2
         targets = chosen.new_tensor([pair.targets or none for pair in pairs])[:, :, heads]
         return with_targets(
-            loss, ones, others, targets.transpose(0, 1), self.settings.distil_weight
+            loss,
+            ones,
+            others,
+            targets.transpose(0, 1),
+            self.settings.distil_weight,
+            self.settings.distil_margin,
         )
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:

@@ -69,14 +69,16 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return dict(RewardModel.load(folder).network.state_dict())
 
 
-def test_the_gradient_of_the_term_agrees_with_finite_differences() -> None:
+@pytest.mark.parametrize("margin_weight", [0.0, 2.5])
+def test_the_gradient_of_the_term_agrees_with_finite_differences(margin_weight: float) -> None:
     draw = torch.Generator().manual_seed(0)
     chosen, rejected = torch.randn(2, 4, 3, generator=draw)
     targets = torch.randn(2, 4, 3, generator=draw)
     targets[:, 1] = math.nan
 
     def total(c: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
-        return with_targets(reward_loss(c, r), c, r, targets, weight=1.7).per_pair.sum()
+        ranked = reward_loss(c, r)
+        return with_targets(ranked, c, r, targets, 1.7, margin_weight).per_pair.sum()
 
     c, r = chosen.clone().requires_grad_(), rejected.clone().requires_grad_()
     total(c, r).backward()
@@ -101,6 +103,8 @@ def test_the_term_is_half_the_squared_errors_in_fp32() -> None:
     found = score_distillation_loss(chosen.bfloat16(), rejected.bfloat16(), targets)
     assert found.dtype == torch.float32
     assert found.tolist() == pytest.approx([0.125, 2.0])
+    more = score_distillation_loss(chosen, rejected, targets, margin_weight=3.0)
+    assert more.tolist() == pytest.approx([0.125 + 1.5 * 0.25, 2.0 + 1.5 * 4.0])
     with pytest.raises(ValueError, match="targets"):
         score_distillation_loss(chosen, rejected, targets[:, :1])
     ranked = reward_loss(chosen, rejected)

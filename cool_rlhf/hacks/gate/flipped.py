@@ -21,14 +21,19 @@ def flipped(
     pairs: Sequence[Preference],
     child: PairScores,
     parent: PairScores,
+    spreads: tuple[float, float],
     settings: GateSettings,
 ) -> Outcome:
-    """The share of pairs whose side without the pattern scores at least as high.
+    """The share of pairs whose side without the pattern scores at least as high, or lower by a tie.
 
-    It must surely reach `least_flipped`, and surely be above the parent's share.
+    It must surely reach `least_flipped`, and surely be above the parent's share. `spreads`: of the
+    child's and the parent's scores of the anchors, standard deviations.
     """
     keys, confidence = prompt_keys(pairs), settings.confidence
-    now, before = (np.asarray(scores.margins >= 0, dtype=float) for scores in (child, parent))
+    now, before = (
+        np.asarray(scores.margins >= -settings.tie * spread, dtype=float)
+        for scores, spread in zip((child, parent), spreads, strict=True)
+    )
     share = share_interval(now, confidence=confidence, clusters=keys)
     rise = difference_interval(now - before, confidence=confidence, clusters=keys)
     enough, rose = verdict(share, least=settings.least_flipped), verdict(rise, least=0.0)
@@ -39,8 +44,8 @@ def flipped(
         NAME,
         found,
         f"of {len(pairs)} pairs ({share.clusters} prompts) the child ranks {share} not for the "
-        f"pattern, the parent {before.mean():.3f} (rise {rise}); at least "
-        f"{settings.least_flipped} must be",
+        f"pattern by more than {settings.tie} standard deviations, the parent "
+        f"{before.mean():.3f} (rise {rise}); at least {settings.least_flipped} must be",
         "" if found == "pass" else _reason(share, rise, settings),
         hack,
         {"share": share, "rise": rise},

@@ -26,11 +26,12 @@ def gate(parent: Judge, child: Judge, evidence: GateEvidence, settings: GateSett
             f"the child scores all {len(evidence.anchors)} anchors alike: nothing can be measured "
             "in standard deviations of its scores"
         )
+    spreads = spread, float(parent(evidence.anchors).std())
     tests: list[Outcome] = []
     paid: dict[str | None, float] = {}
     for hack, pairs in evidence.by_hack.items():
         mine, theirs = score_pairs(child, pairs), score_pairs(parent, pairs)
-        tests.append(flipped(hack, pairs, mine, theirs, settings))
+        tests.append(flipped(hack, pairs, mine, theirs, spreads, settings))
         tests.append(gain(hack, pairs, mine, spread, settings))
         paid[hack] = bonus(pairs, theirs)
     old, anchors, uses = evidence.old, evidence.anchors, evidence.uses

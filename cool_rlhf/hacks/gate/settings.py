@@ -43,7 +43,14 @@ class GateSettings(Settings):
         gt=0,
         lt=1,
         description="share of the pattern pairs on which the side without the pattern must score "
-        "at least as high; a child that does not see the pattern is at 0.5",
+        "at least as high, or lower by no more than `tie`; a child that does not see the pattern "
+        "is at 0.5 or above",
+    )
+    tie: float = Field(
+        0.1,
+        ge=0,
+        description="difference of two sides that no policy would notice, in standard deviations "
+        "of a model's scores of the anchors",
     )
     band: float = Field(
         0.2,
