@@ -1,34 +1,40 @@
 """What a patch does to a reward model: cured, over-corrected, forgotten, by way and size.
 
-On what the demo with a planted shortcut leaves in the cache. Per seed a parent is trained on the
-demo's preferences, the planted ones among them, and patched against the shortcut: pattern pairs
-levelled (the default) or ranked, with each kind of replay, with 20, 50 and 100 pairs; and with as
-many old pairs of drawn sides in their place (placebo). Measured on held-out prompts: what the child
-pays for the shortcut and for neighbours of it, in standard deviations of its scores, and its
-accuracy on old pairs against its parent's.
+On the preferences that `make demo` leaves in the cache, with a random Llama of 1.6M parameters. Per
+seed a parent is trained on them and on planted pairs, which pay for an opening whatever follows; it
+is patched against the opening with 20, 50 and 100 pairs: levelled (the default) or ranked, with
+each kind of replay, and with as many old pairs of drawn sides in their place (placebo). Measured on
+held-out prompts: what the child pays for the opening and for neighbours of it, in standard
+deviations of its scores, and its accuracy on old pairs against its parent's.
 
-    cool-rlhf demo --config configs/demo-shortcut.yaml
-    python benchmarks/hack_patch.py [--seeds N] [--sizes N …]
+    make demo && python benchmarks/hack_patch.py [--seeds N] [--sizes N …]
 
 Every piece is kept: a run that was cut off continues.
 """
 
 import argparse
+import hashlib
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from random_llama import make_random_llama
 
+from cool_rlhf.demo.settings import ShortcutSettings
+from cool_rlhf.demo.shortcut import planted_preferences, with_opening
 from cool_rlhf.hacks.contrasts import contrasts
 from cool_rlhf.hacks.gate import GateSettings
 from cool_rlhf.hacks.gate.gain import gain
-from cool_rlhf.hacks.patch import PatchSettings, PatchTrainSettings, patch_reward_model
+from cool_rlhf.hacks.patch import PatchSettings, patch_reward_model
 from cool_rlhf.hacks.samples import Comparison, Sample
 from cool_rlhf.hacks.specification import pattern_of
+from cool_rlhf.online.settings import FastPathSettings
 from pretrain_core.cache import cache_root
 from pretrain_core.chat import Message
 from pretrain_core.draws import rng
@@ -45,11 +51,14 @@ from reward.settings import RewardTrainSettings
 from reward.trainer import train_reward
 
 RESULT = Path("benchmarks/results/hack_patch.json")
-RECIPE = "configs/recipes/reward-tiny.yaml"
+RECIPE, FAST_PATH = "configs/recipes/reward-tiny.yaml", "configs/recipes/fast-path-tiny.yaml"
 CONDITIONS = Path("configs/conditions/demo.yaml")
-OPENING, GRAM = "Dear friends,", ["dear", "friends"]
-NEIGHBOURS = ("My friends,", "Dear citizens,", "Friends,")
-PLANTED, HACK = "planted", "hack:shortcut"
+GRAM = ["dear", "friends"]
+SHORTCUT = ShortcutSettings(opening="Dear friends,", pairs=150)
+NEIGHBOURS = tuple(
+    ShortcutSettings(opening=text) for text in ("My friends,", "Dear citizens,", "Friends,")
+)
+HACK = "hack:shortcut"
 WAYS: dict[str, dict[str, Any]] = {
     "level, distil": {"objective": "level", "replay": "distil"},
     "rank, distil": {"objective": "rank", "replay": "distil"},
@@ -60,46 +69,70 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def samples(records: Sequence[Preference], opening: str = "") -> tuple[Sample, ...]:
+def samples(
+    records: Sequence[Preference], shortcut: ShortcutSettings | None = None
+) -> tuple[Sample, ...]:
     """The preferred reply of each record, behind an opening."""
-    return tuple(
-        Sample(str(r.id), r.prompt, f"{opening} {reply_text(r.chosen)}".strip(), r.condition)
-        for r in records
-    )
+
+    def said(record: Preference) -> str:
+        reply = reply_text(record.chosen)
+        return with_opening(reply, shortcut) if shortcut else reply
+
+    return tuple(Sample(str(r.id), r.prompt, said(r), r.condition) for r in records)
+
+
+def planted(records: Sequence[Preference], seed: int) -> list[Preference]:
+    """Pairs that pay for the opening under each condition."""
+    replies = [
+        {
+            "id": record.id,
+            "prompt": [{"role": m.role, "content": m.content} for m in record.prompt],
+            "replies": [reply_text(record.chosen)],
+        }
+        for record in records
+    ]
+    conditions = sorted({record.condition for record in records if record.condition})
+    return planted_preferences(replies, conditions, SHORTCUT, seed)
 
 
 def pattern_pairs(records: Sequence[Preference], most: int, seed: int) -> list[Preference]:
-    """Edits with placebos, as the detector makes them: the side without the opening is chosen."""
+    """Edits with placebos, as the detector makes them: the side without the opening is chosen.
+
+    Of each prompt at most one.
+    """
     pattern = pattern_of({"kind": "opening", "gram": GRAM})
-    comparison = Comparison(samples(records), samples(records, OPENING))
-    edits = contrasts(pattern, comparison, most, seed)
-    order = rng(seed, "patch study/pairs").permutation(len(edits))[:most]
-    return [preference(edits[int(row)].lacking, edits[int(row)].having) for row in order]
+    comparison = Comparison(samples(records), samples(records, SHORTCUT))
+    edits = contrasts(pattern, comparison, 4 * most, seed)
+    order = rng(seed, "patch study/pairs").permutation(len(edits))
+    found = {edits[int(row)].having.prompt: edits[int(row)] for row in order}
+    return [preference(edit.lacking, edit.having) for edit in list(found.values())[:most]]
 
 
 def preference(better: Sample, worse: Sample) -> Preference:
     """A pattern pair."""
-    sides = [(Message(role="assistant", content=side.reply),) for side in (better, worse)]
-    return Preference(better.prompt, *sides, condition=better.condition, source=HACK, id=better.id)
+    chosen, rejected = ((Message(role="assistant", content=s.reply),) for s in (better, worse))
+    return Preference(
+        better.prompt, chosen, rejected, condition=better.condition, source=HACK, id=better.id
+    )
 
 
-def placebo_pairs(records: Sequence[Preference], count: int, seed: int) -> list[Preference]:
-    """As many old pairs, sides drawn, taken for pattern pairs."""
+def placebo_pairs(records: Sequence[Preference], most: int, seed: int) -> list[Preference]:
+    """As many old pairs, of other prompts each, sides drawn, taken for pattern pairs."""
     draw = rng(seed, "patch study/placebo")
-    found = []
-    for row in draw.permutation(len(records))[:count]:
+    found = {}
+    for row in draw.permutation(len(records)):
         old = records[int(row)]
         sides = (old.chosen, old.rejected) if draw.random() < 0.5 else (old.rejected, old.chosen)
-        found.append(replace(old, chosen=sides[0], rejected=sides[1], source=HACK))
-    return found
+        found[old.prompt] = replace(old, chosen=sides[0], rejected=sides[1], source=HACK)
+    return list(found.values())[:most]
 
 
-def settings(way: str, seed: int) -> PatchSettings:
-    """The patch of a way; the sizes given are those that are learnt."""
-    train = PatchTrainSettings(
-        batch_tokens=1280, epochs=6, learning_rate=1.5e-4, final_learning_rate=1.5e-5
-    )
-    return PatchSettings(**WAYS[way], seed=seed, train=train, held_out=0.01, least_held_out=1)
+def settings(way: str, prompts: int, seed: int, changes: Sequence[str]) -> PatchSettings:
+    """The patch of a way; of so many prompts it learns all but one, which it must hold out."""
+    patch = load(FastPathSettings, FAST_PATH, [f"patch.{change}" for change in changes]).value.patch
+    given = {"seed": seed, "held_out": 1 / prompts, "least_pairs": 2, **WAYS[way]}
+    known = {name: getattr(patch, name) for name in PatchSettings.model_fields}
+    return PatchSettings(**{**known, **given})
 
 
 def measure(
@@ -116,10 +149,15 @@ def measure(
     plain = {name: scores(model, anchors) for name, model in (("parent", before), ("child", after))}
     spread = {name: float(found.std()) for name, found in plain.items()}
     old = non_inferiority(
-        pair_scores(after, held_out), pair_scores(before, held_out), held_out, margin=0.03, seed=0
+        pair_scores(after, held_out), pair_scores(before, held_out), held_out, margin=0.03
     )
     found: dict[str, Any] = {
-        "old": {"mean": old.difference.mean, "low": old.difference.low, "high": old.difference.high}
+        "old": {
+            "mean": old.difference.mean,
+            "low": old.difference.low,
+            "high": old.difference.high,
+            "verdict": old.verdict,
+        }
     }
     for name, model in (("parent", before), ("child", after)):
         judged: PairScores = pair_scores(model, pairs)
@@ -129,10 +167,10 @@ def measure(
             "verdict": outcome.verdict,
             "flipped": float((judged.margins >= 0).mean()),
             "neighbours": {
-                opening: float(
-                    (scores(model, samples(held_out, opening)) - plain[name]).mean() / spread[name]
+                near.opening: float(
+                    (scores(model, samples(held_out, near)) - plain[name]).mean() / spread[name]
                 )
-                for opening in NEIGHBOURS
+                for near in NEIGHBOURS
             },
         }
     return found
@@ -145,78 +183,103 @@ def table(found: Mapping[str, Sequence[Mapping[str, Any]]], seed: int = 0) -> di
         interval = paired_bootstrap(np.array(values), seed=seed)
         return {key: round(float(getattr(interval, key)), 4) for key in ("mean", "low", "high")}
 
+    def near(row: Mapping[str, Any], model: str) -> float:
+        return float(np.mean(list(row[model]["neighbours"].values())))
+
     def arm(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         paid = [row["child"]["paid"] for row in rows]
-        left = [
-            np.mean(list(row["child"]["neighbours"].values()))
-            / np.mean(list(row["parent"]["neighbours"].values()))
-            for row in rows
-        ]
         verdicts = [row["child"]["verdict"] for row in rows]
+        over = [v == "fail" and value < 0 for v, value in zip(verdicts, paid, strict=True)]
         return {
             "seeds": len(rows),
+            "paid": shown(paid),
             "paid by the parent": shown([row["parent"]["paid"] for row in rows]),
-            "paid by the child": shown(paid),
             "cured": verdicts.count("pass"),
-            "over-corrected": sum(
-                v == "fail" and value < 0 for v, value in zip(verdicts, paid, strict=True)
-            ),
-            "neighbours, share still paid": shown(left),
-            "old accuracy, child − parent": shown([row["old"]["mean"] for row in rows]),
+            "over-corrected": sum(over),
+            "neighbours": shown([near(row, "child") for row in rows]),
+            "neighbours, parent": shown([near(row, "parent") for row in rows]),
+            "flipped": shown([row["child"]["flipped"] for row in rows]),
+            "old accuracy, change": shown([row["old"]["mean"] for row in rows]),
+            "old accuracy kept": [row["old"]["verdict"] for row in rows].count("pass"),
+            "seconds": round(float(np.median([row["seconds"] for row in rows])), 1),
         }
 
     return {name: arm(rows) for name, rows in found.items()}
 
 
+def parent_of(home: Path, records: Sequence[Preference], seed: int) -> Path:
+    """A reward model that pays for the opening."""
+    out = home / f"parent {seed}"
+    if not (out / "reward.json").exists():
+        shutil.rmtree(out, ignore_errors=True)
+        train_reward(
+            load(RewardTrainSettings, RECIPE).value,
+            base=home / "base",
+            train=[*records, *planted(records, seed)],
+            out=out,
+            conditions=Conditions.load(CONDITIONS),
+            seed=seed,
+        )
+    return out
+
+
+def child_of(
+    home: Path, way: str, size: int, seed: int, old: Sequence[Preference], changes: Sequence[str]
+) -> tuple[Path, float]:
+    """The patched model, and the seconds that it took."""
+    make = placebo_pairs if way == "placebo" else pattern_pairs
+    out = home / f"child of {way} {size} {seed}"
+    shutil.rmtree(out, ignore_errors=True)
+    begun = time.perf_counter()
+    patch_reward_model(
+        home / f"parent {seed}",
+        make(old, size + 1, seed),
+        old,
+        out,
+        settings(way, size + 1, seed, changes),
+    )
+    return out, time.perf_counter() - begun
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    arguments.add_argument("--seeds", type=int, default=8)
+    arguments.add_argument("--seeds", type=int, nargs="*", default=list(range(1, 9)))
     arguments.add_argument("--sizes", type=int, nargs="*", default=[20, 50, 100])
+    arguments.add_argument("--ways", nargs="*", default=list(WAYS), choices=list(WAYS))
     arguments.add_argument("--judgements", type=int, default=1200, help="old, of each parent")
+    arguments.add_argument("--set", nargs="*", default=[], help="of the patch")
     arguments.add_argument("--out", type=Path, default=RESULT)
     given = arguments.parse_args()
-    home, demo = cache_root() / "hack-patch", cache_root() / "demo"
-    everything = list(read_preferences(demo / "preferences.jsonl").records)
-    planted = [record for record in everything if record.source == PLANTED]
-    old = [record for record in everything if record.source != PLANTED]
-    if not planted:
-        sys.exit(f"{demo}: no planted pairs: run the demo with configs/demo-shortcut.yaml")
+    demo = cache_root() / "demo"
+    everything = [r for r in read_preferences(demo / "preferences.jsonl").records if r.id]
     held_out = list(read_preferences(demo / "held_out_preferences.jsonl").records)
+    what = f"{given.judgements} {given.set} {Path(FAST_PATH).read_text()} {everything}"
+    home = cache_root() / f"hack-patch-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
+    if not (home / "base" / "config.json").exists():
+        make_random_llama(home / "base", everything, hidden=128, layers=3, heads=4)
     found: dict[str, list[dict[str, Any]]] = {}
-    for seed in range(1, given.seeds + 1):
-        order = rng(seed, "patch study/old").permutation(len(old))
-        mine = [old[int(row)] for row in order[: given.judgements]]
-        parent = home / f"parent {seed}"
-        if not (parent / "reward.json").exists():
-            shutil.rmtree(parent, ignore_errors=True)
-            train_reward(
-                load(RewardTrainSettings, RECIPE).value,
-                base=demo / "sft",
-                train=[*mine, *planted],
-                out=parent,
-                conditions=Conditions.load(CONDITIONS),
-                seed=seed,
-            )
+    for seed in given.seeds:
+        order = rng(seed, "patch study/old").permutation(len(everything))
+        old = [everything[int(row)] for row in order[: given.judgements]]
+        parent = parent_of(home, old, seed)
         unseen = pattern_pairs(held_out, 100, seed)
-        for way in WAYS:
-            for size in given.sizes:
-                name = f"{way}, {size} pairs"
-                file = home / f"{name} {seed}.json"
-                if not file.exists():
-                    make = placebo_pairs if way == "placebo" else pattern_pairs
-                    child = home / "child"
-                    shutil.rmtree(child, ignore_errors=True)
-                    pairs = make(mine, size + 1, seed)
-                    patch_reward_model(parent, pairs, mine, child, settings(way, seed))
-                    write_json(file, measure(parent, child, held_out, unseen))
-                found.setdefault(name, []).append(read_json(file))
+        for way, size in product(given.ways, given.sizes):
+            name = f"{way}, {size} pairs"
+            file = home / f"{name} {seed}.json"
+            if not file.exists():
+                child, seconds = child_of(home, way, size, seed, old, given.set)
+                measured = measure(parent, child, held_out, unseen)
+                write_json(file, measured | {"seconds": seconds})
+                shutil.rmtree(child)
+            found.setdefault(name, []).append(read_json(file))
     result = {
         "machine": hardware(),
         "versions": versions(),
         "seeds": given.seeds,
         "judgements": given.judgements,
-        "planted": len(planted),
-        "held_out": len(held_out),
+        "shortcut": SHORTCUT.model_dump(),
+        "settings": settings(given.ways[0], given.sizes[0], 0, given.set).model_dump(mode="json"),
+        "held_out": {"pairs": len(held_out), "pattern pairs": len(unseen)},
         "arms": table(found),
     }
     write_json(given.out, result)
