@@ -9,7 +9,7 @@ deviations of its scores, and its accuracy on old pairs against its parent's.
 
     make demo && python benchmarks/hack_patch.py [--seeds N] [--sizes N …]
 
-Every piece is kept: a run that was cut off continues.
+Draws docs/pictures/hack-patch-*.svg. Every piece is kept: a run that was cut off continues.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pictures import save
 from random_llama import make_random_llama
 
 from cool_rlhf.demo.settings import ShortcutSettings
@@ -39,6 +40,7 @@ from pretrain_core.cache import cache_root
 from pretrain_core.chat import Message
 from pretrain_core.draws import rng
 from pretrain_core.runs import read_json, write_json
+from pretrain_core.runs.figures import Band, interval_chart
 from pretrain_core.runs.lineage import hardware, versions
 from pretrain_core.settings import load
 from reward.conditions import Conditions
@@ -207,6 +209,25 @@ def table(found: Mapping[str, Sequence[Mapping[str, Any]]], seed: int = 0) -> di
     return {name: arm(rows) for name, rows in found.items()}
 
 
+def draw(arms: Mapping[str, Mapping[str, Any]], ways: Sequence[str], sizes: Sequence[int]) -> None:
+    """What is paid, and the change of the old accuracy, by way and number of pairs."""
+    for measure, title, unit, name in (
+        ("paid", "Paid for the opening", "standard deviations of scores", "paid"),
+        ("neighbours", "Paid for neighbours", "standard deviations of scores", "neighbours"),
+        ("old accuracy, change", "Accuracy on old pairs", "child − parent", "old"),
+    ):
+        series: dict[str, dict[str, Band]] = {
+            f"{size} pairs": {
+                way: tuple(
+                    arms[f"{way}, {size} pairs"][measure][k] for k in ("mean", "low", "high")
+                )
+                for way in ways
+            }
+            for size in sizes
+        }
+        save(f"hack-patch-{name}", interval_chart(series, title, unit, 0.0))
+
+
 def parent_of(home: Path, records: Sequence[Preference], seed: int) -> Path:
     """A reward model that pays for the opening."""
     out = home / f"parent {seed}"
@@ -283,6 +304,7 @@ def main() -> None:
         "arms": table(found),
     }
     write_json(given.out, result)
+    draw(result["arms"], given.ways, given.sizes)
     for name, row in result["arms"].items():
         line = ", ".join(f"{k}: {v['mean'] if isinstance(v, dict) else v}" for k, v in row.items())
         sys.stdout.write(f"{name}: {line}\n")

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pictures import save
 
 from pretrain_core.cache import cache_root
 from pretrain_core.runs import Run, read_json, write_json
@@ -41,7 +42,6 @@ Rows = list[dict[str, Any]]
 Curve = list[tuple[float, float]]
 
 RESULT = Path("benchmarks/results/reward_barrier.json")
-PICTURES = Path("docs/pictures")
 RECIPE = "configs/recipes/reward-tiny.yaml"
 WITH_AND_WITHOUT: tuple[Penalty, ...] = ("barrier", "none")
 ALL: tuple[Penalty, ...] = ("barrier", "clamped_barrier", "none")
@@ -226,13 +226,6 @@ def over_seeds(scales: list[dict[str, float]], runs: list[Rows]) -> dict[str, di
     }
 
 
-def draw(name: str, picture: str) -> None:
-    """Save a chart as a file of its own, which needs its namespace."""
-    PICTURES.mkdir(exist_ok=True)
-    alone = picture.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
-    (PICTURES / f"reward-barrier-{name}.svg").write_text(alone)
-
-
 def draw_ppo(name: str, key: str, runs: dict[str, list[Rows]]) -> None:
     """Mean and range over the models of each penalty, by iteration."""
     means: dict[str, Curve] = {}
@@ -243,7 +236,7 @@ def draw_ppo(name: str, key: str, runs: dict[str, list[Rows]]) -> None:
         low, high = values.min(0).tolist(), values.max(0).tolist()
         ranges[NAMES[penalty]] = list(zip(range(len(low)), low, high, strict=True))
     title = f"PPO against each model: {name}, mean and range"
-    draw(f"ppo-{name}", line_chart(means, title, "iteration", name, ranges))
+    save(f"reward-barrier-ppo-{name}", line_chart(means, title, "iteration", name, ranges))
 
 
 def main() -> None:
@@ -277,9 +270,15 @@ def main() -> None:
         "over_seeds": {p: over_seeds(scales[p], runs[p]) for p in models},
     }
     write_json(given.out, result)
-    draw("moved", line_chart(moved_lines, "Scores moved out of the band", "step", "mean score"))
+    save(
+        "reward-barrier-moved",
+        line_chart(moved_lines, "Scores moved out of the band", "step", "mean score"),
+    )
     title = "Scores stretched out of the band"
-    draw("stretched", line_chart(stretched_lines, title, "step", "mean size of a score"))
+    save(
+        "reward-barrier-stretched",
+        line_chart(stretched_lines, title, "step", "mean size of a score"),
+    )
     draw_ppo("score", "objective/scores", runs)
     draw_ppo("kl", "objective/kl", runs)
     sys.stdout.write(json.dumps(result["over_seeds"], indent=1) + "\n")

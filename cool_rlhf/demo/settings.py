@@ -29,7 +29,7 @@ class ShortcutSettings(Settings):
         0.2, ge=0, lt=1, description="share of the SFT conversations that begin with it"
     )
     pairs: int = Field(
-        250,
+        100,
         ge=0,
         description="pairs, under each condition, in which the reply with it is preferred",
     )
