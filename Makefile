@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/cool-rlhf demo
 
 test: $(STAMP) check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
 
 test-integration: $(STAMP)
 	$(BIN)/python -m pytest -m integration

@@ -3,7 +3,8 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Two workers share two cores, and models this small gain nothing from a second thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 
@@ -15,12 +16,47 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from pretrain_core.data.tokenizer import train_tokenizer
 from tests.support import randomise
 
 if TYPE_CHECKING:
     from tests.hacked import Hacked
+
+# Their tests start Ray and fill every core: one after another, beside all the others.
+CROWDED = (
+    "actors",
+    "cool_rlhf/online",
+    "cool_rlhf/ppo",
+    "cool_rlhf/test_ray_job.py",
+    "reward/service",
+)
+
+
+def group(place: str) -> str:
+    """What one worker runs in a row: all crowded tests, or those of a folder; `tests/…/file.py`."""
+    inside = Path(place).relative_to("tests")
+    crowded = any(inside.is_relative_to(name) for name in CROWDED)
+    return "crowded" if crowded else str(inside.parent)
+
+
+class ByGroup(LoadScopeScheduling):
+    """Groups in the order of their first tests."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group(nodeid.partition("::")[0])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByGroup:
+    """pytest-xdist asks for it."""
+    return ByGroup(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The crowded tests take longest, so they begin first."""
+    items.sort(key=lambda item: group(item.nodeid.partition("::")[0]) != "crowded")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -12,6 +13,7 @@ from pretrain_core.runs.files import RunError
 from pretrain_core.settings import Settings
 from reward.card import RewardModelError
 from reward.cli import app
+from reward.commands import registry as registry_commands
 from reward.conditions import Condition, Conditions
 from reward.inputs import RewardInputError
 from reward.model import RewardModel, create_reward_model
@@ -286,8 +288,14 @@ def test_a_kill_between_any_two_steps_loses_nothing(
 
 
 def test_the_registry_from_the_command_line(
-    reward_folder: Path, second_folder: Path, tmp_path: Path, conditions: Conditions
+    reward_folder: Path,
+    second_folder: Path,
+    tmp_path: Path,
+    conditions: Conditions,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # A width that was set where the module was imported is not changed by the environment.
+    monkeypatch.setattr(registry_commands, "console", Console(width=200, highlight=False))
     root = ["--registry", str(tmp_path / "registry")]
     version = RewardModel.load(reward_folder).version
     interval = {"mean": 0.75, "low": 0.7, "high": 0.8, "n": 9}
@@ -297,9 +305,7 @@ def test_the_registry_from_the_command_line(
     gate.write_text('{"verdict": "pass"}')
 
     def run(*arguments: str) -> str:
-        done = CliRunner().invoke(
-            app, ["registry", *arguments, *root], catch_exceptions=False, env={"COLUMNS": "200"}
-        )
+        done = CliRunner().invoke(app, ["registry", *arguments, *root], catch_exceptions=False)
         assert done.exit_code == 0, done.output
         return " ".join(done.output.split())
 
