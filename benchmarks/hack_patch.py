@@ -56,7 +56,7 @@ RESULT = Path("benchmarks/results/hack_patch.json")
 RECIPE, FAST_PATH = "configs/recipes/reward-tiny.yaml", "configs/recipes/fast-path-tiny.yaml"
 CONDITIONS = Path("configs/conditions/demo.yaml")
 GRAM = ["dear", "friends"]
-SHORTCUT = ShortcutSettings(opening="Dear friends,", pairs=150)
+SHORTCUT = ShortcutSettings(opening="Dear friends,", pairs=40)
 NEIGHBOURS = tuple(
     ShortcutSettings(opening=text) for text in ("My friends,", "Dear citizens,", "Friends,")
 )
@@ -274,7 +274,7 @@ def main() -> None:
     demo = cache_root() / "demo"
     everything = [r for r in read_preferences(demo / "preferences.jsonl").records if r.id]
     held_out = list(read_preferences(demo / "held_out_preferences.jsonl").records)
-    what = f"{given.judgements} {given.set} {Path(FAST_PATH).read_text()} {everything}"
+    what = f"{given.judgements} {given.set} {SHORTCUT} {Path(FAST_PATH).read_text()} {everything}"
     home = cache_root() / f"hack-patch-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
     if not (home / "base" / "config.json").exists():
         make_random_llama(home / "base", everything, hidden=128, layers=3, heads=4)
