@@ -3,7 +3,7 @@
 On the preferences that `make demo` leaves in the cache, with a random Llama of 1.6M parameters. Per
 seed a parent is trained on them and on planted pairs, which pay for an opening whatever follows; it
 is patched against the opening with 20, 50 and 100 pairs: levelled (the default) or ranked, with
-each kind of replay, and with as many old pairs of drawn sides in their place (placebo). Measured on
+each kind of replay, and with 100 old pairs of drawn sides in their place (placebo). Measured on
 held-out prompts: what the child pays for the opening and for neighbours of it, in standard
 deviations of its scores, and its accuracy on old pairs against its parent's.
 
@@ -222,6 +222,7 @@ def draw(arms: Mapping[str, Mapping[str, Any]], ways: Sequence[str], sizes: Sequ
                     arms[f"{way}, {size} pairs"][measure][k] for k in ("mean", "low", "high")
                 )
                 for way in ways
+                if f"{way}, {size} pairs" in arms
             }
             for size in sizes
         }
@@ -285,6 +286,8 @@ def main() -> None:
         parent = parent_of(home, old, seed)
         unseen = pattern_pairs(held_out, 100, seed)
         for way, size in product(given.ways, given.sizes):
+            if way == "placebo" and size < max(given.sizes):
+                continue
             name = f"{way}, {size} pairs"
             file = home / f"{name} {seed}.json"
             if not file.exists():
