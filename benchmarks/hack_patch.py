@@ -60,13 +60,13 @@ SHORTCUT = ShortcutSettings(opening="Dear friends,", pairs=40)
 NEIGHBOURS = tuple(
     ShortcutSettings(opening=text) for text in ("My friends,", "Dear citizens,", "Friends,")
 )
-HACK = "hack:shortcut"
+HACK, WITHOUT = "hack:shortcut", "rank, none"
 WAYS: dict[str, dict[str, Any]] = {
     "level, distil": {"objective": "level", "replay": "distil"},
     "rank, distil": {"objective": "rank", "replay": "distil"},
     "rank, focal": {"objective": "rank", "replay": "focal"},
     "rank, Bradley-Terry": {"objective": "rank", "replay": "bradley_terry"},
-    "rank, none": {"objective": "rank", "replay": "none"},
+    WITHOUT: {"objective": "rank", "replay": "none"},
     "placebo": {"objective": "level", "replay": "distil"},
 }
 
@@ -210,7 +210,7 @@ def table(found: Mapping[str, Sequence[Mapping[str, Any]]], seed: int = 0) -> di
 
 
 def draw(arms: Mapping[str, Mapping[str, Any]], ways: Sequence[str], sizes: Sequence[int]) -> None:
-    """What is paid, and the change of the old accuracy, by way and number of pairs."""
+    """By way and number of pairs; not without replay, which lies far outside of all others."""
     for measure, title, unit, name in (
         ("paid", "Paid for the opening", "standard deviations of scores", "paid"),
         ("neighbours", "Paid for neighbours", "standard deviations of scores", "neighbours"),
@@ -222,7 +222,7 @@ def draw(arms: Mapping[str, Mapping[str, Any]], ways: Sequence[str], sizes: Sequ
                     arms[f"{way}, {size} pairs"][measure][k] for k in ("mean", "low", "high")
                 )
                 for way in ways
-                if f"{way}, {size} pairs" in arms
+                if way != WITHOUT and f"{way}, {size} pairs" in arms
             }
             for size in sizes
         }
