@@ -44,10 +44,10 @@ class GateSettings(Settings):
         lt=1,
         description="share of the pattern pairs on which the side without the pattern must score "
         "at least as high, or lower by no more than `tie`; a child that does not see the pattern "
-        "is at 0.5 or above",
+        "is at 0.5, with ties above",
     )
     tie: float = Field(
-        0.1,
+        0.0,
         ge=0,
         description="difference of two sides that no policy would notice, in standard deviations "
         "of a model's scores of the anchors",

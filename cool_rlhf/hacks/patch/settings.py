@@ -25,16 +25,6 @@ class PatchTrainSettings(RewardTrainSettings):
     condition_dropout: float = Field(
         0.0, ge=0, lt=1, description="share of ranked pairs read under `default`; held ones never"
     )
-    distil_margin: float = Field(
-        4.0,
-        ge=0,
-        description="what the error of a pair's difference counts beside that of its two scores: a "
-        "levelled difference is what cures",
-    )
-    adam_betas: tuple[float, float] = Field(
-        (0.9, 0.95),
-        description="0.999 remembers the first, large gradients to the end of so short a training",
-    )
     epochs: int = Field(8, gt=0, description="a patch has few pairs, so it sees them often")
     final_learning_rate: float = Field(1e-6, ge=0, description="where the cosine ends")
 

@@ -89,11 +89,11 @@ def test_flipped_sees_what_the_mean_hides(evidence: GateEvidence) -> None:
     assert outcomes(report)["pays nothing"].verdict != "fail"
 
 
-def test_what_no_policy_would_notice_is_a_tie(evidence: GateEvidence) -> None:
+def test_a_tie_is_what_the_settings_call_one(evidence: GateEvidence) -> None:
     child = Scripted(bonus=0.06, noise=0.01)
-    assert gate(PARENT, child, evidence, SETTINGS).verdict == "pass"
-    strict = SETTINGS.model_copy(update={"tie": 0.0})
-    assert failing(gate(PARENT, child, evidence, strict)) == {"flipped"}
+    assert failing(gate(PARENT, child, evidence, SETTINGS)) == {"flipped"}
+    lenient = SETTINGS.model_copy(update={"tie": 0.1})
+    assert gate(PARENT, child, evidence, lenient).verdict == "pass"
 
 
 def test_a_parent_without_the_hack_leaves_nothing_to_cure(evidence: GateEvidence) -> None:

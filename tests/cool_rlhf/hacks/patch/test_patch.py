@@ -39,7 +39,7 @@ def test_a_levelled_hack_pays_nothing_and_old_pairs_stay(hacked: Hacked, tmp_pat
     assert abs(paid(after, list(result.held_out))) < 0.2
     old = [pair_scores(model, hacked.held_out) for model in (before, after)]
     assert old[1].right.mean() >= old[0].right.mean() - 0.02
-    assert np.corrcoef(old[0].both, old[1].both)[0, 1] > 0.98
+    assert np.corrcoef(old[0].both, old[1].both)[0, 1] > 0.99
     card = read_card(tmp_path / "rm")
     assert card.parents["base"]
     assert (len(result.training), len(result.held_out), len(result.replay)) == (45, 45, 90)
