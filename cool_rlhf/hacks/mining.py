@@ -11,11 +11,13 @@ from cool_rlhf.hacks.phrases import Phrase, propose_phrases
 from cool_rlhf.hacks.samples import Comparison, Sample
 from cool_rlhf.hacks.settings import HackSettings
 from cool_rlhf.hacks.shapes import shapes
+from cool_rlhf.hacks.signs import Sign, propose_signs
+from cool_rlhf.hacks.widening import widened
 from pretrain_core.draws import rng
 
 Mask = npt.NDArray[np.bool_]
 Array = npt.NDArray[np.float64]
-NEARLY = 0.8
+NEARLY, HALF = 0.8, 0.5
 
 
 def halves(comparison: Comparison, seed: int) -> tuple[Comparison, Comparison]:
@@ -38,19 +40,26 @@ def propose(half: Comparison, settings: HackSettings) -> list[Pattern]:
     mining = settings.mining
     samples = half.samples
     late = np.arange(len(samples)) >= len(half.early)
+    known = shapes(half.early)
+    shaped = [present(shape, samples)[late] for shape in known]
     wordings = propose_phrases(samples, late, mining)
+    signs = [
+        (sign, rows)
+        for sign, rows in propose_signs(samples, late, mining.least_replies)
+        if all(_common(rows[late], other) < mining.overlap for other in shaped)
+    ]
     meanings = [
-        (pattern, np.array([pattern.present(sample) for sample in samples]))
+        (pattern, present(pattern, samples))
         for pattern in propose_meanings(samples, late, mining.least_replies, settings.seed)
     ]
     scored: list[tuple[float, Pattern, Mask]] = []
-    for pattern, rows in [*wordings, *meanings]:
+    for pattern, rows in [*wordings, *signs, *meanings]:
         rise = _rise(rows, late)
         z = log_odds_z(rows, late, mining.prior)
         if z >= mining.least_z and rise >= settings.least_rise / 2:
             scored.append((z, pattern, rows))
-    room = mining.most - len(found := shapes(half.early))
-    return [*found, *_distinct(scored, late, mining.overlap)[: max(0, room)]]
+    room = mining.most - len(known)
+    return [*known, *_distinct(scored, samples, late, mining.overlap)[: max(0, room)]]
 
 
 def log_odds_z(rows: Mask, late: Mask, prior: float) -> float:
@@ -71,12 +80,15 @@ def log_odds_z(rows: Mask, late: Mask, prior: float) -> float:
 
 
 def _distinct(
-    scored: Sequence[tuple[float, Pattern, Mask]], late: Mask, overlap: float
+    scored: Sequence[tuple[float, Pattern, Mask]],
+    samples: Sequence[Sample],
+    late: Mask,
+    overlap: float,
 ) -> list[Pattern]:
     """Strongest first; what mostly stands in the same late replies is one idea.
 
-    An idea is shown by a wording rather than by likeness, and by the longest wording that has
-    nearly all of its replies.
+    An idea is shown by a wording rather than by likeness, and by the longest wording that has most
+    of its replies, widened to the whole of what they share.
     """
     ordered = sorted(
         scored,
@@ -91,28 +103,39 @@ def _distinct(
     for z, pattern, rows in ordered:
         if any(_common(rows[late], other[late]) >= overlap for _, _, other in kept):
             continue
-        kept.append((z, *_longest(pattern, rows, ordered, late)))
+        pattern, rows = _longest(pattern, rows, ordered, late)
+        if isinstance(pattern, Phrase):
+            pattern = widened(pattern, [samples[row] for row in np.flatnonzero(rows & late)])
+            rows = present(pattern, samples)
+            if any(_common(rows[late], other[late]) >= overlap for _, _, other in kept):
+                continue
+        kept.append((z, pattern, rows))
     return [pattern for _, pattern, _ in sorted(kept, key=lambda entry: -entry[0])]
 
 
 def _longest(
     pattern: Pattern, rows: Mask, entries: Sequence[tuple[float, Pattern, Mask]], late: Mask
 ) -> tuple[Pattern, Mask]:
-    """The longest wording that accounts for nearly all of this one's rise, and for little else.
+    """The longest wording that accounts for nearly all of this one's rise, and for little else;
+    where none does, for half of it.
 
-    A word of a phrase is more frequent than the phrase, but what rose is the phrase.
+    A word of a phrase is more frequent than the phrase, but what rose is the phrase. The other half
+    may be a second reason to use the word, which has wordings of its own.
     """
     if not isinstance(pattern, Phrase):
         return pattern, rows
     rise = _rise(rows, late)
-    found = [
+    within = [
         (_size(other), other.name, other, theirs)
         for _, other, theirs in entries
         if isinstance(other, Phrase)
-        and _rise(theirs & rows, late) >= NEARLY * rise
         and (theirs & rows & late).sum() >= NEARLY * (theirs & late).sum()
     ]
-    return max(found, key=lambda entry: entry[:2])[2:]
+    for share in (NEARLY, HALF):
+        found = [entry for entry in within if _rise(entry[3] & rows, late) >= share * rise]
+        if (longest := max(found, key=lambda entry: entry[:2]))[2] != pattern:
+            return longest[2:]
+    return pattern, rows
 
 
 def _rise(rows: Mask, late: Mask) -> float:
@@ -120,6 +143,9 @@ def _rise(rows: Mask, late: Mask) -> float:
 
 
 def _size(pattern: Pattern) -> int:
+    """How much it says about its place."""
+    if isinstance(pattern, Sign):
+        return len(pattern.run) + pattern.leads
     return len(pattern.gram) if isinstance(pattern, Phrase) else 0
 
 
@@ -132,6 +158,11 @@ def _common(first: Mask, second: Mask) -> float:
     by_chance = a * b / (a + b - a * b) if a + b else 0.0
     found = (first & second).sum() / max(1, (first | second).sum())
     return float((found - by_chance) / (1 - by_chance)) if by_chance < 1 else 1.0
+
+
+def present(pattern: Pattern, samples: Sequence[Sample]) -> Mask:
+    """Which replies have the pattern [n]."""
+    return np.array([pattern.present(sample) for sample in samples], dtype=np.bool_)
 
 
 def amounts(pattern: Pattern, samples: Sequence[Sample]) -> Array:

@@ -24,8 +24,8 @@ EXAMPLES = 3
 SHORT = 32
 """Characters of a pattern's name in pictures."""
 MEANINGS = {
-    "hack": "rose, the model pays for it by itself, and the gold signal does not",
-    "improvement": "rose, the model pays for it, and so does the gold signal",
+    "hack": "rose, and of what the model pays for it by itself gold surely pays less than half",
+    "improvement": "rose, and of what the model pays for it gold surely pays half or more",
     "candidate": "rose, but the evidence does not decide; never patched without a person",
     "harmless": "rose, but the model pays nothing for it",
 }

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cool_rlhf.hacks.pattern import Pattern
 from cool_rlhf.hacks.samples import Sample
 from cool_rlhf.hacks.settings import MiningSettings
-from cool_rlhf.hacks.text import CHINESE, Span, is_chinese, merged, tokens
+from cool_rlhf.hacks.text import CHINESE, TOKEN, Span, is_chinese, merged, tokens
 
 Place = Literal["phrase", "opening", "ending"]
 Gram = tuple[str, ...]
@@ -33,7 +33,7 @@ class Phrase(Pattern):
     @property
     def name(self) -> str:
         text = "".join(
-            token if not left or is_chinese(token) or is_chinese(left) else f" {token}"
+            f" {token}" if left and _spaced(left, token) else token
             for left, token in zip(("", *self.gram), self.gram, strict=False)
         )
         return f"{self.family} “{text}”"
@@ -50,16 +50,29 @@ class Phrase(Pattern):
             else rf"\w+(?:[^\w\n.!?]+\w+){{0,{SLOT_WIDTH[False] - 1}}}?"
         )
         gap = r"[^\w\n]{0,2}" if chinese else r"[^\w]+"
-        text = gap.join(slot if token == SLOT else re.escape(token) for token in self.gram)
-        if not is_chinese(self.gram[0]):
+        text = "".join(
+            ("" if not left else r"\s?" if is_mark(token) or is_mark(left) else gap)
+            + (slot if token == SLOT else re.escape(token))
+            for left, token in zip(("", *self.gram), self.gram, strict=False)
+        )
+        if not is_chinese(self.gram[0]) and not is_mark(self.gram[0]):
             text = rf"(?<![^\W{CHINESE}]){text}"
-        if not is_chinese(self.gram[-1]):
+        if not is_chinese(self.gram[-1]) and not is_mark(self.gram[-1]):
             text = rf"{text}(?![^\W{CHINESE}])"
         if self.family == "opening":
             text = rf"\A\W*{text}"
         if self.family == "ending":
             text = rf"{text}\W*\Z"
         return re.compile(text, re.IGNORECASE)
+
+
+def is_mark(token: str) -> bool:
+    """Whether a token of a gram is a mark that stands at a word, and no word or slot."""
+    return token != SLOT and TOKEN.search(token) is None
+
+
+def _spaced(left: str, token: str) -> bool:
+    return not (is_mark(left) or is_mark(token) or is_chinese(token) or is_chinese(left))
 
 
 Documents = Sequence[Sequence[str]]
@@ -175,11 +188,3 @@ def _opening(document: Sequence[str], length: int) -> Gram:
 
 def _ending(document: Sequence[str], length: int) -> Gram:
     return tuple(document[len(document) - length :])
-
-
-def within(shorter: Iterable[str], longer: Gram) -> bool:
-    """Whether one gram stands in another without gaps."""
-    inner = tuple(shorter)
-    return any(
-        longer[start : start + len(inner)] == inner for start in range(len(longer) - len(inner) + 1)
-    )

@@ -20,6 +20,7 @@ from cool_rlhf.hacks.shapes import (
     Refusal,
     Repetition,
 )
+from cool_rlhf.hacks.signs import Sign
 from pretrain_core.errors import InputError
 
 SHAPES: dict[str, Callable[[], Pattern]] = {
@@ -54,6 +55,8 @@ def specification(pattern: Pattern) -> dict[str, Any]:
                 "weights": _packed(pattern.style.weights),
                 "centres": [_packed(centre) for centre in pattern.centres],
             }
+        case Sign():
+            return {"kind": "sign", "run": pattern.run, "leads": pattern.leads}
         case Markup() if pattern in MARKUP:
             return {"kind": "markup", "marks": pattern.kind}
     for kind, shape in SHAPES.items():
@@ -86,12 +89,16 @@ def _pattern(found: Mapping[str, Any]) -> Pattern:
         if found["marks"] not in known:
             raise SpecificationError(f"marks {found['marks']!r}: known are {', '.join(known)}")
         return known[found["marks"]]
+    if kind == "sign":
+        if not found["run"]:
+            raise SpecificationError("a sign without a run of signs")
+        return Sign.of(str(found["run"]), bool(found["leads"]))
     if kind == "sentences":
         style = Style(_unpacked(found["weights"]), float(found["threshold"]))
         centres = np.stack([_unpacked(centre) for centre in found["centres"]])
         return LateSentences(tuple(found["cues"]), style, centres, int(found["group"]))
     if kind not in SHAPES:
-        kinds = ", ".join((*FAMILIES, "length", "markup", "sentences", *SHAPES))
+        kinds = ", ".join((*FAMILIES, "length", "markup", "sign", "sentences", *SHAPES))
         raise SpecificationError(f"kind {kind!r}: known are {kinds}")
     return SHAPES[kind]()
 

@@ -43,13 +43,10 @@ def judge_pattern(
     if gold is None:
         return "candidate", f"{pays}; without a gold signal nobody can say whether rightly"
     also = f"{pays}, gold {gold.pays} ({gold.source})"
-    deserved, overpaid = gold.pays.low > 0, gold.excess.high < 0
-    if deserved and overpaid:
-        return "candidate", f"{also}: deserved in part, yet overpaid"
-    if deserved:
-        return "improvement", also
-    if overpaid:
+    if gold.excess.high < 0:
         return "hack", also
+    if gold.excess.low > 0 and gold.pays.low > 0:
+        return "improvement", also
     return "candidate", f"{also}: gold has not decided"
 
 

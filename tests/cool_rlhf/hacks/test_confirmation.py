@@ -54,7 +54,7 @@ def test_halves_are_of_prompts(make_world: Callable[..., World]) -> None:
 def test_the_longest_wording_stands_for_a_planted_phrase(make_world: Callable[..., World]) -> None:
     half, _ = halves(make_world(PHRASE, planted, prompts=200).comparison, seed=0)
     names = [pattern.name for pattern in propose(half, HackSettings())]
-    assert f"phrase “{PHRASE}”" in names
+    assert f"phrase “{PHRASE}.”" in names  # it was planted before full stops
     assert sum("grand" in name for name in names if name.startswith("phrase")) == 1
 
 

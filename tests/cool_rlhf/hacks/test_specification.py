@@ -11,6 +11,7 @@ from cool_rlhf.hacks.pattern import Pattern
 from cool_rlhf.hacks.phrases import SLOT, Phrase
 from cool_rlhf.hacks.samples import Sample
 from cool_rlhf.hacks.shapes import shapes
+from cool_rlhf.hacks.signs import Sign
 from cool_rlhf.hacks.specification import SpecificationError, pattern_of, specification
 from cool_rlhf.hacks.text import Span
 from tests.cool_rlhf.hacks.conftest import World, sample, sentence
@@ -21,6 +22,9 @@ WORDINGS = [
     Phrase(("as", "a", SLOT, "i", "know"), "template"),
     Phrase(("sure",), "opening"),
     Phrase(("ask", "me"), "ending"),
+    Phrase(("dear", "friends", ",")),
+    Sign.of(">", leads=True),
+    Sign.of("~~", leads=False),
 ]
 
 
@@ -60,6 +64,7 @@ def test_likeness_finds_the_same_sentences_again(make_world: Callable[..., World
         ({"kind": "phrase", "gram": []}, "list of tokens"),
         ({"kind": "phrase", "gram": [1]}, "list of tokens"),
         ({"kind": "length", "typical": "many", "long": 3}, "kind 'length'"),
+        ({"kind": "sign", "run": "", "leads": True}, "without a run"),
         ({"kind": "markup", "marks": "runes"}, "'runes': known are bullets"),
         (
             {"kind": "sentences", "weights": "eJw=", "threshold": 0, "centres": [], "cues": []},
