@@ -7,13 +7,16 @@ from functools import partial
 import numpy as np
 
 from cool_rlhf.hacks.contrasts import Edit, contrasts
-from cool_rlhf.hacks.evidence import Natural, Payment, payment
+from cool_rlhf.hacks.evidence import LEAST, Natural, Payment, payment
 from cool_rlhf.hacks.judges import Array
 from cool_rlhf.hacks.pattern import Pattern
 from cool_rlhf.hacks.samples import Comparison
 from cool_rlhf.hacks.settings import HackSettings
 from cool_rlhf.hacks.verdict import Gold
 from reward.intervals import paired_bootstrap
+
+LEFT = 0.5
+"""Share of what is paid with a wording from which it is not the wording that is paid for."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,11 @@ def weigh(
 ) -> dict[str | None, Case]:
     """Evidence on all prompts (None), and on those of each condition where there are several.
 
-    Edits that also bring in one of the patterns `named` say nothing about this one.
+    Edits that also bring in one of the patterns `named` that is what is paid for in them say
+    nothing about this one.
     """
     options = settings.evidence
-    edits = [
-        edit
-        for edit in contrasts(pattern, comparison, options.edits, settings.seed)
-        if not any(p.present(edit.having) and not p.present(edit.lacking) for p in named)
-    ]
+    edits = _own(contrasts(pattern, comparison, options.edits, settings.seed), named, model)
 
     def case(model: Natural, truth: Natural | None, edits: Sequence[Edit], deeper: bool) -> Case:
         measure = partial(payment, pattern, edits, seed=settings.seed, resamples=options.resamples)
@@ -58,6 +58,27 @@ def weigh(
         own = [edit for edit in edits if edit.having.condition == name]
         cases[name] = case(model.under(name), truth.under(name) if truth else None, own, False)
     return cases
+
+
+def _own(edits: Sequence[Edit], named: Sequence[Pattern], model: Natural) -> Sequence[Edit]:
+    """The edits without those where another pattern is paid for.
+
+    A wording that is a part of an idea comes in with it, but the idea is paid for without it too; a
+    wording that is paid for itself leaves little where it is missing.
+    """
+    if not named or not edits:
+        return edits
+    paid = model.differences(edits)
+    others = np.zeros(len(edits), dtype=np.bool_)
+    for other in named:
+        brings = np.array([other.present(e.having) and not other.present(e.lacking) for e in edits])
+        lacks = ~brings
+        if not brings.any():
+            continue
+        if lacks.sum() >= LEAST and paid[lacks].mean() >= LEFT * paid[brings].mean():
+            continue
+        others |= brings
+    return [edit for edit, foreign in zip(edits, others, strict=True) if not foreign]
 
 
 def _standing(

@@ -1,21 +1,26 @@
-"""Which proposed patterns really rose: permutations over the prompts of the other half."""
+"""Which patterns really rose: permutations over the prompts that did not propose them."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom
 
-from cool_rlhf.hacks.mining import amounts
+from cool_rlhf.hacks.meanings import LateSentences
+from cool_rlhf.hacks.mining import amounts, fewest_mined, halves, likeness, present, propose
 from cool_rlhf.hacks.pattern import Pattern
 from cool_rlhf.hacks.samples import Comparison
 from cool_rlhf.hacks.settings import HackSettings
+from cool_rlhf.hacks.shapes import shapes
 from pretrain_core.draws import rng
 from reward.intervals import Interval, bootstrap_statistic
 
 Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+TESTS = 3
+"""All shapes on all prompts, and what each half proposes on the other."""
 AT_ONCE = 4000
 """Permutations held in memory together."""
 
@@ -25,8 +30,8 @@ class Rise:
     """How much more of a pattern the late policy has, on prompts that did not propose it.
 
     `early`, `late`: shares of replies that have it. `shift`: difference of the amounts in standard
-    deviations. `p`: adjusted for all proposed patterns (max-T). `interval`: of late − early, where
-    it is confirmed.
+    deviations. `p`: adjusted for all patterns (max-T) and all tests. `interval`: of late − early,
+    where it is confirmed.
     """
 
     pattern: Pattern
@@ -40,6 +45,52 @@ class Rise:
     def confirmed(self) -> bool:
         """Whether it rose beyond chance, and by enough."""
         return self.interval is not None
+
+
+def find_rises(comparison: Comparison, settings: HackSettings) -> list[Rise]:
+    """The rise of every pattern, with p-values adjusted for all of them.
+
+    Shapes are known beforehand, so all prompts test them. What one half of the prompts proposes,
+    the other half tests, both ways round. Each of these tests may err with its part of `alpha`.
+    What both halves bring is one rise, the surer one.
+    """
+    first, second = halves(comparison, settings.seed)
+    tests = (
+        (shapes(comparison.early), comparison),
+        (propose(first, settings), second),
+        (propose(second, settings), first),
+    )
+    part = settings.model_copy(update={"alpha": settings.alpha / TESTS})
+    found = [
+        replace(rise, p=min(1.0, TESTS * rise.p))
+        for patterns, prompts in tests
+        for rise in confirm_rises(patterns, prompts, part)
+    ]
+    return _once(found, comparison, settings.mining.overlap)
+
+
+def _once(rises: Sequence[Rise], comparison: Comparison, overlap: float) -> list[Rise]:
+    """Of several rises in mostly the same late replies one: a wording, or else the surest."""
+    kept: list[tuple[Rise, Mask]] = []
+    ordered = sorted(
+        rises,
+        key=lambda rise: (
+            not rise.confirmed,
+            isinstance(rise.pattern, LateSentences),
+            rise.p,
+            -len(rise.pattern.name),
+        ),
+    )
+    for rise in ordered:
+        if any(rise.pattern.name == other.pattern.name for other, _ in kept):
+            continue
+        rows = np.zeros(0, dtype=np.bool_)
+        if rise.confirmed and not rise.pattern.measured:
+            rows = present(rise.pattern, comparison.late)
+            if any(len(theirs) and likeness(rows, theirs) >= overlap for _, theirs in kept):
+                continue
+        kept.append((rise, rows))
+    return [rise for rise, _ in kept]
 
 
 def confirm_rises(
@@ -118,14 +169,22 @@ def max_t(
 def prompts_needed(settings: HackSettings) -> int:
     """Prompts that give a pattern rising from 0 to `target_rise` its chance of `power`.
 
-    With k late replies that have it and no early one, permutations reach p = 2^-k; to be safe that
-    is divided by all patterns that may be proposed.
+    One half must bring enough late replies that have it to propose it, and the other to confirm it:
+    with k of them and no early one permutations reach p = 2^-k; to be safe that is divided by all
+    patterns that may be proposed, and by the number of tests.
     """
-    needed = math.ceil(math.log2(settings.mining.most / settings.alpha))
-    half = needed
-    while binom.sf(needed - 1, half, settings.target_rise) < settings.power:
+    confirming = math.ceil(math.log2(TESTS * settings.mining.most / settings.alpha))
+    half = confirming
+    while True:
+        proposing = fewest_mined(half, settings)
+        proposes, confirms, does_both = (
+            binom.sf(least - 1, half, settings.target_rise)
+            for least in (proposing, confirming, max(proposing, confirming))
+        )
+        # Either half in either part: counted twice where both do both.
+        if 2 * proposes * confirms - does_both**2 >= settings.power:
+            return 2 * half
         half += 1
-    return 2 * half
 
 
 def visible_rise(prompts: int, settings: HackSettings) -> float | None:

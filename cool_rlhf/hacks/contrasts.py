@@ -30,7 +30,7 @@ class Edit:
 
 
 def contrasts(pattern: Pattern, comparison: Comparison, most: int, seed: int) -> list[Edit]:
-    """Edits of at most `most` prompts per kind, drawn; kinds that the pattern does not allow: none.
+    """Edits of at most `most` drawn prompts per kind, or of twice as many where there is one kind.
 
     An edit is kept only if the pattern stands in the one version and not in the other.
     """
@@ -39,6 +39,8 @@ def contrasts(pattern: Pattern, comparison: Comparison, most: int, seed: int) ->
     found: list[Edit] = []
     if pattern.cuttable:
         found += _edits("removal", pattern, having, having, most, seed)
+    else:
+        most *= 2
     # What a late reply brings may be paid for itself: neutral text comes from early ones.
     donors = having if pattern.transplantable else comparison.early
     found += _edits("insertion", pattern, lacking, donors, most, seed)

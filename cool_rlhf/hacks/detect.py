@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from cool_rlhf.hacks.cases import weigh
-from cool_rlhf.hacks.confirmation import Rise, confirm_rises, prompts_needed
+from cool_rlhf.hacks.confirmation import Rise, find_rises, prompts_needed
 from cool_rlhf.hacks.contrasts import Edit
 from cool_rlhf.hacks.evidence import Natural, Payment, finite, holm
 from cool_rlhf.hacks.judges import Judge
 from cool_rlhf.hacks.meanings import LateSentences
-from cool_rlhf.hacks.mining import halves, propose
 from cool_rlhf.hacks.pattern import Pattern
 from cool_rlhf.hacks.phrases import Phrase
 from cool_rlhf.hacks.samples import Comparison, SampleError
@@ -84,8 +83,7 @@ def confirm(comparison: Comparison, settings: HackSettings) -> list[Rise]:
             f"{settings.target_rise:.0%} of the replies with power {settings.power}, {needed} are "
             "needed; give more, or ask for less by target_rise or power"
         )
-    proposing, confirming = halves(comparison, settings.seed)
-    return confirm_rises(propose(proposing, settings), confirming, settings)
+    return find_rises(comparison, settings)
 
 
 def _findings(

@@ -10,7 +10,7 @@ from cool_rlhf.hacks.contrasts import Edit
 from cool_rlhf.hacks.judges import Array, Judge
 from cool_rlhf.hacks.pattern import Pattern
 from cool_rlhf.hacks.samples import Comparison, Sample
-from cool_rlhf.hacks.text import tokens
+from cool_rlhf.hacks.text import word_count
 from cool_rlhf.hacks.within import coefficient, relative
 from pretrain_core.chat import Message
 from pretrain_core.draws import rng
@@ -193,7 +193,7 @@ def matched(pattern: Pattern, natural: Natural, seed: int, resamples: int) -> In
     late = (judged >= len(natural.comparison.early)).astype(float)
     present = np.array([pattern.present(sample) for sample in kept], dtype=float)
     # The length itself cannot be allowed for when it is what is asked about.
-    length = np.array([np.log1p(len(tokens(s.reply))) for s in kept])
+    length = np.array([np.log1p(word_count(s.reply)) for s in kept])
     columns = np.stack([present, late] + ([length] if pattern.family != "length" else []), axis=1)
     varied = {id for id, row in zip(ids, relative(columns, ids), strict=True) if abs(row[0]) > 1e-9}
     if len(varied) < LEAST:

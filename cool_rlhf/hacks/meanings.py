@@ -1,13 +1,16 @@
 """Sentences that only the late policy writes, whatever their wording: paraphrases of one idea.
 
 A linear model learns which sentences come from late replies; a paraphrase shares cues with others
-even where no phrase is frequent. What it finds is grouped, so that two ideas are two patterns.
+even where no phrase is frequent. What it finds is grouped, so that two ideas are two patterns. It
+also looks at first and at last sentences alone, where an idea that stands there is no longer one
+among many.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +23,8 @@ from reward.features import hashed, matrix
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+Scope = Literal["sentences", "first sentences", "last sentences"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
 DIMENSION = 1 << 14
 FOLDS = 4
 LEAST_WORDS = 3  # a sentence of fewer says nothing
@@ -31,31 +36,33 @@ MOST_GROUPS = 4
 class Style:
     """What a linear classifier takes for late sentences, each reply read once.
 
-    `weights` [DIMENSION]; a sentence counts whose score is above the `threshold`.
+    `weights` [DIMENSION]; a sentence within the `scope` counts whose score is above the
+    `threshold`.
     """
 
-    def __init__(self, weights: Array, threshold: float) -> None:
-        self.weights, self.threshold = weights, threshold
+    def __init__(self, weights: Array, threshold: float, scope: Scope) -> None:
+        self.weights, self.threshold, self.scope = weights, threshold, scope
         self._read: dict[str, tuple[list[Span], Any]] = {}
 
     @classmethod
-    def of(cls, classifier: Any, features: Any, early: Mask) -> "Style":
+    def of(cls, classifier: Any, features: Any, early: Mask, scope: Scope) -> "Style":
         """Of a fitted classifier and its training data."""
         weights: Array = classifier.coef_[0]
         # Of its own training data the classifier is surer than of others: a higher quantile.
         scores = (features @ weights)[early]
-        return cls(weights, float(np.quantile(scores, (1 + CERTAIN) / 2)))
+        return cls(weights, float(np.quantile(scores, (1 + CERTAIN) / 2)), scope)
 
     def read(self, reply: str, features: Any) -> None:
         """Take the features [n, dimension] of a reply's sentences instead of computing them."""
-        found = _sentences(reply)
+        found = _sentences(reply, self.scope)
         rows = np.flatnonzero(features @ self.weights > self.threshold)
         self._read[reply] = [found[row] for row in rows], features[rows]
 
     def late_sentences(self, reply: str) -> tuple[list[Span], Any]:
         """Their places [n] and features [n, dimension]."""
         if reply not in self._read:
-            self.read(reply, _features([reply[start:end] for start, end in _sentences(reply)]))
+            texts = [reply[start:end] for start, end in _sentences(reply, self.scope)]
+            self.read(reply, _features(texts))
         return self._read[reply]
 
 
@@ -71,7 +78,7 @@ class LateSentences(Pattern):
 
     @property
     def name(self) -> str:
-        return "sentences like " + ", ".join(f"“{cue}”" for cue in self.cues)
+        return f"{self.style.scope} like " + ", ".join(f"“{cue}”" for cue in self.cues)
 
     def spans(self, sample: Sample) -> list[Span]:
         found, features = self.style.late_sentences(sample.reply)
@@ -86,7 +93,11 @@ def nearest(features: Any, centres: Array) -> npt.NDArray[np.int64]:
 
 
 def propose_meanings(
-    samples: Sequence[Sample], late: Mask, least_replies: int, seed: int
+    samples: Sequence[Sample],
+    late: Mask,
+    least_replies: int,
+    seed: int,
+    scope: Scope = "sentences",
 ) -> list[LateSentences]:
     """Groups of late-like sentences in at least `least_replies` late replies; seldom any by chance.
 
@@ -98,7 +109,7 @@ def propose_meanings(
     texts: list[str] = []
     owners: list[int] = []
     for number, sample in enumerate(samples):
-        for start, end in _sentences(sample.reply):
+        for start, end in _sentences(sample.reply, scope):
             texts.append(sample.reply[start:end])
             owners.append(number)
     of_late = late[owners]
@@ -116,7 +127,7 @@ def propose_meanings(
     if len({owners[row] for row in rows}) < least_replies:
         return []
     model.fit(features, of_late)
-    style = Style.of(model, features, ~of_late)
+    style = Style.of(model, features, ~of_late, scope)
     edges = np.searchsorted(owners, np.arange(len(samples) + 1))
     for sample, (start, end) in zip(samples, pairwise(edges), strict=True):
         style.read(sample.reply, features[start:end])
@@ -140,16 +151,23 @@ def _groupings(features: Any, seed: int) -> list[Array]:
     return [KMeans(n, n_init=3, random_state=state).fit(features).cluster_centers_ for n in numbers]
 
 
-def _sentences(reply: str) -> list[Span]:
-    return [
+def _sentences(reply: str, scope: Scope) -> list[Span]:
+    found = [
         (start, end)
         for start, end in sentences(reply)
         if len(TOKEN.findall(reply[start:end])) >= LEAST_WORDS
     ]
+    return {"sentences": found, "first sentences": found[:1], "last sentences": found[-1:]}[scope]
 
 
 def _features(texts: Sequence[str]) -> Any:
-    return matrix([hashed(text, DIMENSION) for text in texts], DIMENSION)
+    return matrix([_hashed(text) for text in texts], DIMENSION)
+
+
+@lru_cache(maxsize=1 << 15)
+def _hashed(text: str) -> dict[int, float]:
+    """Of a sentence that both halves, several classifiers and many edits ask for."""
+    return hashed(text, DIMENSION)
 
 
 def _shown(texts: Sequence[str], margins: npt.NDArray[np.float64]) -> tuple[str, ...]:

@@ -1,17 +1,18 @@
 """Which patterns may have risen: proposals from one half of the prompts."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from cool_rlhf.hacks.meanings import propose_meanings
+from cool_rlhf.hacks.meanings import SCOPES, propose_meanings
 from cool_rlhf.hacks.pattern import Pattern
 from cool_rlhf.hacks.phrases import Phrase, propose_phrases
 from cool_rlhf.hacks.samples import Comparison, Sample
 from cool_rlhf.hacks.settings import HackSettings
 from cool_rlhf.hacks.shapes import shapes
-from cool_rlhf.hacks.signs import Sign, propose_signs
+from cool_rlhf.hacks.signs import PLACES, Sign, propose_signs
 from cool_rlhf.hacks.widening import widened
 from pretrain_core.draws import rng
 
@@ -36,21 +37,21 @@ def halves(comparison: Comparison, seed: int) -> tuple[Comparison, Comparison]:
 
 
 def propose(half: Comparison, settings: HackSettings) -> list[Pattern]:
-    """Patterns whose log-odds rose, strongest first, each idea once; and every shape."""
+    """Patterns whose log-odds rose, strongest first, each idea once; no shape, nor what is one."""
     mining = settings.mining
     samples = half.samples
     late = np.arange(len(samples)) >= len(half.early)
-    known = shapes(half.early)
-    shaped = [present(shape, samples)[late] for shape in known]
+    shaped = [present(shape, samples)[late] for shape in shapes(half.early)]
     wordings = propose_phrases(samples, late, mining)
     signs = [
         (sign, rows)
         for sign, rows in propose_signs(samples, late, mining.least_replies)
-        if all(_common(rows[late], other) < mining.overlap for other in shaped)
+        if all(likeness(rows[late], other) < mining.overlap for other in shaped)
     ]
     meanings = [
         (pattern, present(pattern, samples))
-        for pattern in propose_meanings(samples, late, mining.least_replies, settings.seed)
+        for scope in SCOPES
+        for pattern in propose_meanings(samples, late, mining.least_replies, settings.seed, scope)
     ]
     scored: list[tuple[float, Pattern, Mask]] = []
     for pattern, rows in [*wordings, *signs, *meanings]:
@@ -58,8 +59,18 @@ def propose(half: Comparison, settings: HackSettings) -> list[Pattern]:
         z = log_odds_z(rows, late, mining.prior)
         if z >= mining.least_z and rise >= settings.least_rise / 2:
             scored.append((z, pattern, rows))
-    room = mining.most - len(known)
-    return [*known, *_distinct(scored, samples, late, mining.overlap)[: max(0, room)]]
+    return _distinct(scored, samples, late, mining.overlap)[: mining.most]
+
+
+def fewest_mined(replies: int, settings: HackSettings) -> int:
+    """Late replies of so many that a pattern must be in to be proposed if no early one has it."""
+    late = np.arange(2 * replies) >= replies
+    least = max(settings.mining.least_replies, math.ceil(settings.least_rise / 2 * replies))
+    for count in range(least, replies):
+        rows = np.arange(2 * replies) >= 2 * replies - count
+        if log_odds_z(rows, late, settings.mining.prior) >= settings.mining.least_z:
+            return count
+    return replies
 
 
 def log_odds_z(rows: Mask, late: Mask, prior: float) -> float:
@@ -101,13 +112,13 @@ def _distinct(
     )
     kept: list[tuple[float, Pattern, Mask]] = []
     for z, pattern, rows in ordered:
-        if any(_common(rows[late], other[late]) >= overlap for _, _, other in kept):
+        if any(likeness(rows[late], other[late]) >= overlap for _, _, other in kept):
             continue
         pattern, rows = _longest(pattern, rows, ordered, late)
         if isinstance(pattern, Phrase):
             pattern = widened(pattern, [samples[row] for row in np.flatnonzero(rows & late)])
             rows = present(pattern, samples)
-            if any(_common(rows[late], other[late]) >= overlap for _, _, other in kept):
+            if any(likeness(rows[late], other[late]) >= overlap for _, _, other in kept):
                 continue
         kept.append((z, pattern, rows))
     return [pattern for _, pattern, _ in sorted(kept, key=lambda entry: -entry[0])]
@@ -145,11 +156,11 @@ def _rise(rows: Mask, late: Mask) -> float:
 def _size(pattern: Pattern) -> int:
     """How much it says about its place."""
     if isinstance(pattern, Sign):
-        return len(pattern.run) + pattern.leads
+        return len(pattern.run) + PLACES.index(pattern.place)
     return len(pattern.gram) if isinstance(pattern, Phrase) else 0
 
 
-def _common(first: Mask, second: Mask) -> float:
+def likeness(first: Mask, second: Mask) -> float:
     """Replies with both of those with either, less what chance gives: 0 by chance, 1 if the same.
 
     Two patterns that most replies have meet in most of them without being one.

@@ -23,13 +23,18 @@ class MiningSettings(Settings):
         le=1,
         description="share of common late replies, beyond chance, from which two patterns are one",
     )
-    most: int = Field(60, ge=1, description="patterns that go to the confirmation")
+    most: int = Field(40, ge=1, description="mined patterns of a half that are to be confirmed")
 
 
 class EvidenceSettings(Settings):
     """How it is measured what the reward model and the gold signal pay for a pattern."""
 
-    edits: int = Field(64, ge=4, description="prompts per pattern and kind of edit, at most")
+    edits: int = Field(
+        64,
+        ge=4,
+        description="prompts per pattern and kind of edit, at most; twice as many where there is "
+        "one kind only",
+    )
     confirmed: int = Field(20, ge=1, description="confirmed patterns that are edited, at most")
     least_gain: float = Field(
         0.2,

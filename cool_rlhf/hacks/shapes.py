@@ -18,6 +18,7 @@ from cool_rlhf.hacks.text import (
     tokens,
     with_inserted,
     without,
+    word_count,
 )
 
 COPIED = 5  # words, or twice as many Chinese characters, that are no coincidence
@@ -92,7 +93,7 @@ class Length(Pattern):
     @classmethod
     def of(cls, early: Sequence[Sample]) -> "Length":
         """With the median and the upper decile of these replies."""
-        words = [len(tokens(sample.reply)) for sample in early]
+        words = [word_count(sample.reply) for sample in early]
         middle, upper = np.quantile(words, [0.5, 0.9])
         return cls(max(1, round(middle)), max(1, round(upper)))
 
@@ -101,10 +102,10 @@ class Length(Pattern):
         return "length"
 
     def amount(self, sample: Sample) -> float:
-        return math.log1p(len(tokens(sample.reply)))
+        return math.log1p(word_count(sample.reply))
 
     def present(self, sample: Sample) -> bool:
-        return len(tokens(sample.reply)) > self.long
+        return word_count(sample.reply) > self.long
 
     def spans(self, sample: Sample) -> list[Span]:
         """The sentences with which a long reply goes beyond the typical length."""
@@ -114,19 +115,19 @@ class Length(Pattern):
         for start, end in sentences(sample.reply):
             if words >= self.typical:
                 spans.append((start, end))
-            words += len(tokens(sample.reply[start:end]))
+            words += word_count(sample.reply[start:end])
         return spans
 
     def added(self, sample: Sample, other: Sample) -> Contrast | None:
         """A reply of typical length with foreign sentences behind it, and without them."""
         core = without(sample.reply, self.spans(sample))
-        missing = self.long + 1 - len(tokens(core))
+        missing = self.long + 1 - word_count(core)
         filler, words = "", 0
         for start, end in sentences(other.reply):
             if words >= missing:
                 break
             filler = with_inserted(filler, len(filler), other.reply[start:end])
-            words += len(tokens(other.reply[start:end]))
+            words += word_count(other.reply[start:end])
         if not core or words < max(1, self.long - self.typical) // 2:
             return None
         return with_inserted(core, len(core), filler), core

@@ -7,47 +7,78 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from cool_rlhf.hacks.pattern import Contrast
 from cool_rlhf.hacks.samples import Sample
 from cool_rlhf.hacks.shapes import Markup
+from cool_rlhf.hacks.text import sentences
 
 Mask = npt.NDArray[np.bool_]
-RUN = re.compile(r"(?P<line>^[ \t]*)?(?P<sign>[^\w\s])(?P=sign)*", re.MULTILINE)
+Place = Literal["anywhere", "line start", "line"]
+PLACES: tuple[Place, ...] = get_args(Place)
+NAMES: dict[Place, str] = {
+    "anywhere": "sign “{}”",
+    "line start": "lines that begin with “{}”",
+    "line": "lines of “{}”",
+}
+RUN = re.compile(r"(?P<start>^[ \t]*)?(?P<sign>[^\w\s])(?P=sign)*(?P<end>[ \t]*$)?", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Sign(Markup):
-    """A run of one sign; `leads` where it begins a line."""
+    """A run of one sign: anywhere, where it begins a line, or as a whole line."""
 
     run: str = ""
-    leads: bool = False
+    place: Place = "anywhere"
 
     @classmethod
-    def of(cls, run: str, leads: bool) -> "Sign":
+    def of(cls, run: str, place: Place) -> "Sign":
         """The run itself: not a part of a longer one."""
         sign = re.escape(run[0])
-        alone = rf"(?<!{sign}){re.escape(run)}(?!{sign})"
-        if leads:
-            return cls(f"lines that begin with “{run}”", rf"^[ \t]*{alone}[ \t]*", run, leads)
-        return cls(f"sign “{run}”", alone, run)
+        expression = rf"(?<!{sign}){re.escape(run)}(?!{sign})"
+        if place != "anywhere":
+            expression = rf"^[ \t]*{expression}[ \t]*"
+        if place == "line":
+            expression += "$"
+        return cls(NAMES[place].format(run), expression, run, place)
+
+    @property
+    def transplantable(self) -> bool:  # type: ignore[override]
+        """Not where it needs a line of its own."""
+        return self.place == "anywhere"
+
+    def added(self, sample: Sample, other: Sample) -> Contrast | None:
+        """A line of the reply with the sign before it, and without."""
+        reply = sample.reply
+        starts = [start for start, _ in sentences(reply)]
+        if not starts:
+            return None
+        at = min(starts, key=lambda start: abs(start - len(reply) / 2))
+        before, after = reply[:at].rstrip(), reply[at:]
+        above = f"{before}\n" if before else ""
+        gap = "\n" if self.place == "line" else " "
+        return f"{above}{self.run}{gap}{after}", f"{above}{after}"
 
 
 def propose_signs(samples: Sequence[Sample], late: Mask, least: int) -> list[tuple[Sign, Mask]]:
     """Runs of signs in at least `least` late replies, each with the replies [n] that have it."""
-    having: dict[tuple[str, bool], set[int]] = defaultdict(set)
+    having: dict[tuple[str, Place], set[int]] = defaultdict(set)
     for number, sample in enumerate(samples):
         for found in RUN.finditer(sample.reply):
-            run = found[0][len(found["line"] or "") :]
-            having[run, False].add(number)
-            if found["line"] is not None:
-                having[run, True].add(number)
+            run = found[0].strip()
+            having[run, "anywhere"].add(number)
+            if found["start"] is not None:
+                having[run, "line start"].add(number)
+                if found["end"] is not None:
+                    having[run, "line"].add(number)
     signs = []
-    for (run, leads), numbers in having.items():
+    for (run, place), numbers in having.items():
         rows = np.zeros(len(samples), dtype=np.bool_)
         rows[list(numbers)] = True
         if (rows & late).sum() >= least:
-            signs.append((Sign.of(run, leads), rows))
+            signs.append((Sign.of(run, place), rows))
     return signs

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cool_rlhf.hacks.meanings import DIMENSION, Array, LateSentences, Style
+from cool_rlhf.hacks.meanings import DIMENSION, SCOPES, Array, LateSentences, Style
 from cool_rlhf.hacks.pattern import Pattern
 from cool_rlhf.hacks.phrases import Phrase
 from cool_rlhf.hacks.shapes import (
@@ -20,7 +20,7 @@ from cool_rlhf.hacks.shapes import (
     Refusal,
     Repetition,
 )
-from cool_rlhf.hacks.signs import Sign
+from cool_rlhf.hacks.signs import PLACES, Sign
 from pretrain_core.errors import InputError
 
 SHAPES: dict[str, Callable[[], Pattern]] = {
@@ -52,11 +52,12 @@ def specification(pattern: Pattern) -> dict[str, Any]:
                 "cues": list(pattern.cues),
                 "group": pattern.group,
                 "threshold": pattern.style.threshold,
+                "scope": pattern.style.scope,
                 "weights": _packed(pattern.style.weights),
                 "centres": [_packed(centre) for centre in pattern.centres],
             }
         case Sign():
-            return {"kind": "sign", "run": pattern.run, "leads": pattern.leads}
+            return {"kind": "sign", "run": pattern.run, "place": pattern.place}
         case Markup() if pattern in MARKUP:
             return {"kind": "markup", "marks": pattern.kind}
     for kind, shape in SHAPES.items():
@@ -90,11 +91,13 @@ def _pattern(found: Mapping[str, Any]) -> Pattern:
             raise SpecificationError(f"marks {found['marks']!r}: known are {', '.join(known)}")
         return known[found["marks"]]
     if kind == "sign":
-        if not found["run"]:
-            raise SpecificationError("a sign without a run of signs")
-        return Sign.of(str(found["run"]), bool(found["leads"]))
+        if not found["run"] or found["place"] not in PLACES:
+            raise SpecificationError(f"a sign is a run at one of {', '.join(PLACES)}")
+        return Sign.of(str(found["run"]), found["place"])
     if kind == "sentences":
-        style = Style(_unpacked(found["weights"]), float(found["threshold"]))
+        if found["scope"] not in SCOPES:
+            raise SpecificationError(f"scope {found['scope']!r}: known are {', '.join(SCOPES)}")
+        style = Style(_unpacked(found["weights"]), float(found["threshold"]), found["scope"])
         centres = np.stack([_unpacked(centre) for centre in found["centres"]])
         return LateSentences(tuple(found["cues"]), style, centres, int(found["group"]))
     if kind not in SHAPES:

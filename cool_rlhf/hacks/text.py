@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 Span = tuple[int, int]
@@ -19,6 +20,12 @@ _LIST_NUMBER = re.compile(r"\s*\d+\.\s*")
 def tokens(text: str) -> list[tuple[str, int, int]]:
     """(token, start, end): words in lower case, Chinese characters one by one."""
     return [(found[0].lower(), found.start(), found.end()) for found in TOKEN.finditer(text)]
+
+
+@lru_cache(maxsize=1 << 15)
+def word_count(text: str) -> int:
+    """Tokens of a text; every pattern asks for those of the same replies."""
+    return len(TOKEN.findall(text))
 
 
 def is_chinese(token: str) -> bool:

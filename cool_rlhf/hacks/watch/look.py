@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from cool_rlhf.hacks.confirmation import Rise, confirm_rises
+from cool_rlhf.hacks.confirmation import Rise, find_rises
 from cool_rlhf.hacks.judges import Array
-from cool_rlhf.hacks.mining import halves, propose
 from cool_rlhf.hacks.samples import Comparison
 from cool_rlhf.hacks.settings import EvidenceSettings, HackSettings
 from cool_rlhf.hacks.watch.measures import (
@@ -139,8 +138,7 @@ def compare_windows(
     comparison = Comparison(baseline.samples, recent.samples)
     reward = Rewarded.of(baseline, recent, baseline.scores, recent.scores)
     truth = Rewarded.of(baseline, recent, *gold) if gold is not None else None
-    proposing, confirming = halves(comparison, settings.seed)
-    rises = confirm_rises(propose(proposing, settings), confirming, settings)
+    rises = find_rises(comparison, settings)
     confirmed = sorted((r for r in rises if r.confirmed), key=lambda rise: (rise.p, -rise.shift))
     evidence = settings.evidence
 

@@ -10,7 +10,7 @@ from scipy.stats import ttest_ind
 from cool_rlhf.hacks.evidence import LEAST
 from cool_rlhf.hacks.pattern import Pattern
 from cool_rlhf.hacks.samples import Sample
-from cool_rlhf.hacks.text import tokens
+from cool_rlhf.hacks.text import word_count
 from cool_rlhf.hacks.watch.windows import Window
 from cool_rlhf.hacks.within import coefficient, relative
 from reward.intervals import Interval, bootstrap_statistic
@@ -159,7 +159,7 @@ def _by_prompt(columns: Array, ids: Sequence[str], side: Mask) -> Array:
 
 
 def _lengths(samples: Sequence[Sample]) -> Array:
-    return np.array([np.log1p(len(tokens(sample.reply))) for sample in samples])
+    return np.array([np.log1p(word_count(sample.reply)) for sample in samples])
 
 
 def _spread(scores: Array) -> float:

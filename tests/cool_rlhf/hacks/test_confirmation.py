@@ -1,14 +1,21 @@
 """Mining and confirmation: known values, exact enumeration, and no false alarms."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import numpy as np
 import pytest
 
-from cool_rlhf.hacks.confirmation import max_t, prompts_needed
+from cool_rlhf.hacks.confirmation import (
+    TESTS,
+    Rise,
+    confirm_rises,
+    find_rises,
+    max_t,
+    prompts_needed,
+)
 from cool_rlhf.hacks.detect import confirm
-from cool_rlhf.hacks.mining import halves, log_odds_z, propose
+from cool_rlhf.hacks.mining import fewest_mined, halves, log_odds_z, propose
 from cool_rlhf.hacks.samples import Comparison, SampleError
 from cool_rlhf.hacks.settings import HackSettings
 from pretrain_core.draws import rng
@@ -85,6 +92,35 @@ def test_the_number_of_prompts_that_the_power_needs(make_world: Callable[..., Wo
     assert prompts_needed(HackSettings(power=0.95)) > many
     with pytest.raises(SampleError, match=rf"40 prompts are too few.*{many} are needed"):
         confirm(make_world(PHRASE, planted, prompts=40).comparison, HackSettings())
+
+
+def test_what_both_halves_find_is_one_rise(make_world: Callable[..., World]) -> None:
+    world = make_world(PHRASE, planted, share=0.3)
+    rises = [rise for rise in find_rises(world.comparison, HackSettings()) if rise.confirmed]
+    assert len({rise.pattern.name for rise in rises}) == len(rises)
+    assert sum(PHRASE in rise.pattern.name for rise in rises) == 1
+
+
+def test_each_half_may_be_the_one_that_confirms(make_world: Callable[..., World]) -> None:
+    settings = HackSettings(permutations=1000, alpha=0.3)
+    plain = make_world(PHRASE, planted, share=0.0).comparison
+    few, many = halves(plain, settings.seed)
+    # Too few to propose the pattern, yet enough to confirm what the other half proposes.
+    chosen = {s.id for s in few.late[: fewest_mined(150, settings) - 1]}
+    chosen |= {s.id for s in many.late[:25]}
+    late = tuple(
+        s.saying(planted(s.reply, rng(0, "plant"))) if s.id in chosen else s for s in plain.late
+    )
+    world = Comparison(plain.early, late)
+    first, second = halves(world, settings.seed)
+    shared = settings.model_copy(update={"alpha": settings.alpha / TESTS})
+
+    def named(rises: Sequence[Rise]) -> bool:
+        return any(rise.confirmed and PHRASE in rise.pattern.name for rise in rises)
+
+    assert not named(confirm_rises(propose(first, settings), second, shared))
+    assert named(confirm_rises(propose(second, settings), first, shared))
+    assert named(find_rises(world, settings))
 
 
 def test_two_patterns_that_most_late_replies_have_are_two() -> None:

@@ -17,7 +17,7 @@ from cool_rlhf.hacks.evidence import (
     one_sided_p,
     payment,
 )
-from cool_rlhf.hacks.phrases import Phrase
+from cool_rlhf.hacks.phrases import SLOT, Phrase
 from cool_rlhf.hacks.settings import HackSettings
 from tests.cool_rlhf.hacks.conftest import World, sample
 
@@ -71,6 +71,23 @@ def test_an_edit_that_brings_in_a_named_wording_is_none_of_an_idea(
 
     assert edits(part) == 0
     assert edits(absent) == edits() > 0
+
+
+@pytest.mark.parametrize(("paid_for", "kept"), [("good|bad", 1.0), ("good", 0.5)])
+def test_a_wording_without_which_as_much_is_paid_takes_no_edits(
+    make_world: Callable[..., World], paid_for: str, kept: float
+) -> None:
+    def either(text: str, draw: np.random.Generator) -> str:
+        return f"{text} As a {('good', 'bad')[int(draw.integers(2))]} kind of law."
+
+    world = make_world(f"a (?:{paid_for}) kind", either)
+    natural = Natural.of(world.judge(1.5), world.comparison)
+    idea = Phrase(("as", "a", SLOT, "of", "law"), "template")
+
+    def edits(*named: Phrase) -> int:
+        return len(weigh(idea, world.comparison, natural, None, HackSettings(), named)[None].edits)
+
+    assert edits(Phrase(("good", "kind"))) == pytest.approx(kept * edits(), rel=0.3 * (kept < 1))
 
 
 def test_the_prompts_value_and_the_length_are_allowed_for() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from cool_rlhf.hacks.confirmation import find_rises
 from cool_rlhf.hacks.mining import propose
 from cool_rlhf.hacks.settings import HackSettings
 from cool_rlhf.hacks.signs import Sign, propose_signs
@@ -14,15 +15,30 @@ from tests.cool_rlhf.hacks.conftest import World, sample
 @pytest.mark.parametrize(
     ("sign", "text", "found"),
     [
-        (Sign.of("!!", leads=False), "Oh!! No! Yes!!!", ["!!"]),
-        (Sign.of(">", leads=True), "> one\n  > two > three\n>> four", ["> ", "  > "]),
-        (Sign.of("▪", leads=True), "▪ 一\n二▪", ["▪ "]),
-        (Sign.of("【", leads=False), "看【这】里【", ["【", "【"]),
+        (Sign.of("!!", "anywhere"), "Oh!! No! Yes!!!", ["!!"]),
+        (Sign.of(">", "line start"), "> one\n  > two > three\n>> four", ["> ", "  > "]),
+        (Sign.of("▪", "line start"), "▪ 一\n二▪", ["▪ "]),
+        (Sign.of("---", "line"), "one\n ---\n--- two", [" ---"]),
+        (Sign.of("【", "anywhere"), "看【这】里【", ["【", "【"]),
     ],
 )
 def test_a_run_is_no_part_of_a_longer_one(sign: Sign, text: str, found: list[str]) -> None:
     spans = sign.spans(sample("a", text))
     assert [text[start:end] for start, end in spans] == found
+
+
+@pytest.mark.parametrize(
+    ("sign", "having", "lacking"),
+    [
+        (Sign.of(">", "line start"), "One here.\n> Two here.", "One here.\nTwo here."),
+        (Sign.of("---", "line"), "One here.\n---\nTwo here.", "One here.\nTwo here."),
+    ],
+)
+def test_a_sign_of_lines_gets_a_line(sign: Sign, having: str, lacking: str) -> None:
+    reply = sample("a", "One here. Two here.")
+    assert sign.added(reply, reply) == (having, lacking)
+    assert sign.present(reply.saying(having))
+    assert not sign.present(reply.saying(lacking))
 
 
 def test_runs_are_counted_by_replies() -> None:
@@ -51,11 +67,12 @@ def test_markup_that_is_in_no_list_is_proposed(make_world: Callable[..., World])
     assert "sign “>”" not in names  # the same replies, and it says less
 
 
-def test_known_markup_keeps_its_name(make_world: Callable[..., World]) -> None:
+def test_known_markup_is_not_mined_again(make_world: Callable[..., World]) -> None:
     def bulleted(text: str, draw: np.random.Generator) -> str:
         return text.replace(". ", ".\n- ", 1)
 
     world = make_world(r"\n- ", bulleted)
     names = [pattern.name for pattern in propose(world.comparison, HackSettings())]
-    assert "bullets" in names
     assert not any("“-”" in name for name in names)
+    rises = {rise.pattern.name: rise for rise in find_rises(world.comparison, HackSettings())}
+    assert rises["bullets"].confirmed

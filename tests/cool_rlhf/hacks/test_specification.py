@@ -23,8 +23,9 @@ WORDINGS = [
     Phrase(("sure",), "opening"),
     Phrase(("ask", "me"), "ending"),
     Phrase(("dear", "friends", ",")),
-    Sign.of(">", leads=True),
-    Sign.of("~~", leads=False),
+    Sign.of(">", "line start"),
+    Sign.of("~~", "anywhere"),
+    Sign.of("---", "line"),
 ]
 
 
@@ -64,12 +65,17 @@ def test_likeness_finds_the_same_sentences_again(make_world: Callable[..., World
         ({"kind": "phrase", "gram": []}, "list of tokens"),
         ({"kind": "phrase", "gram": [1]}, "list of tokens"),
         ({"kind": "length", "typical": "many", "long": 3}, "kind 'length'"),
-        ({"kind": "sign", "run": "", "leads": True}, "without a run"),
+        ({"kind": "sign", "run": "", "place": "line"}, "a run at one of anywhere"),
+        ({"kind": "sign", "run": ">", "place": "top"}, "a run at one of anywhere"),
         ({"kind": "markup", "marks": "runes"}, "'runes': known are bullets"),
         (
-            {"kind": "sentences", "weights": "eJw=", "threshold": 0, "centres": [], "cues": []},
+            {
+                **{"kind": "sentences", "weights": "eJw=", "threshold": 0, "centres": []},
+                **{"cues": [], "scope": "sentences"},
+            },
             "kind 'sentences'",
         ),
+        ({"kind": "sentences", "scope": "middle"}, "'middle': known are sentences, first"),
     ],
 )
 def test_what_cannot_be_read_is_named(found: dict[str, object], message: str) -> None:
