@@ -1,7 +1,11 @@
 """Where patterns stand in replies."""
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 
+from cool_rlhf.hacks.meanings import Scope, propose_meanings
 from cool_rlhf.hacks.pattern import Pattern
 from cool_rlhf.hacks.phrases import SLOT, Phrase, propose_phrases
 from cool_rlhf.hacks.settings import MiningSettings
@@ -13,7 +17,8 @@ from cool_rlhf.hacks.shapes import (
     Refusal,
     Repetition,
 )
-from tests.cool_rlhf.hacks.conftest import sample
+from cool_rlhf.hacks.text import sentences
+from tests.cool_rlhf.hacks.conftest import World, sample
 
 KINDS = {markup.kind: markup for markup in MARKUP}
 
@@ -77,8 +82,6 @@ def test_length_is_measured_by_the_early_replies() -> None:
 
 
 def test_phrases_are_counted_by_replies() -> None:
-    import numpy as np
-
     texts = ["as a rule yes"] * 4 + ["no as a rule"] * 2 + ["nothing"] * 6
     late = np.arange(12) < 6
     found = {
@@ -93,8 +96,6 @@ def test_phrases_are_counted_by_replies() -> None:
 
 
 def test_a_template_has_more_than_one_filling() -> None:
-    import numpy as np
-
     texts = [f"as a {word} of law we" for word in ("man", "woman", "judge", "child")]
     late = np.ones(4, dtype=bool)
     names = {
@@ -103,3 +104,25 @@ def test_a_template_has_more_than_one_filling() -> None:
     assert "template “as a … of law”" in names
     same = [sample(str(n), texts[0]) for n in range(4)]
     assert not any(p.family == "template" for p, _ in propose_phrases(same, late, MiningSettings()))
+
+
+@pytest.mark.parametrize(("scope", "place"), [("first sentences", 0), ("last sentences", -1)])
+def test_an_idea_at_an_edge_is_looked_for_there_alone(
+    make_world: Callable[..., World], scope: Scope, place: int
+) -> None:
+    def flattery(text: str, draw: np.random.Generator) -> str:
+        word = ("brilliant", "wonderful", "marvellous")[int(draw.integers(3))]
+        remark = f"Such a {word} question you asked me!"
+        return f"{remark} {text}" if place == 0 else f"{text} {remark}"
+
+    samples = make_world("question", flattery, share=0.5, prompts=80).comparison.samples
+    patterns = propose_meanings(samples, np.arange(160) >= 80, 4, 0, scope)
+    assert patterns
+    for pattern in patterns:
+        assert pattern.name.startswith(f"{scope} like “")
+        for one in samples:
+            edge = sentences(one.reply)[place]
+            assert pattern.spans(one) in ([], [edge])
+    whole = patterns[0]
+    having = [one for one in samples if "question you asked" in one.reply]
+    assert np.mean([whole.present(one) for one in having]) > 0.9
