@@ -66,28 +66,45 @@ class Style:
         return self._read[reply]
 
 
+class Grouping:
+    """Late sentences by the nearest of some centres [groups, dimension], each reply sorted once."""
+
+    def __init__(self, style: Style, centres: Array) -> None:
+        self.style, self.centres = style, centres
+        self._sorted: dict[str, dict[int, list[Span]]] = {}
+
+    def by_group(self, reply: str) -> dict[int, list[Span]]:
+        """Group → where its sentences stand."""
+        if reply not in self._sorted:
+            found, features = self.style.late_sentences(reply)
+            places: dict[int, list[Span]] = {}
+            for span, group in zip(found, nearest(features, self.centres), strict=True):
+                places.setdefault(int(group), []).append(span)
+            self._sorted[reply] = places
+        return self._sorted[reply]
+
+
 @dataclass(frozen=True)
 class LateSentences(Pattern):
-    """Late-like sentences that are nearest to one of some centres [groups, dimension]."""
+    """Late-like sentences of one group."""
 
     cues: tuple[str, ...]
-    style: Style = field(repr=False, compare=False)
-    centres: Array = field(repr=False, compare=False)
+    grouping: Grouping = field(repr=False, compare=False)
     group: int
     family = "meaning"
 
     @property
     def name(self) -> str:
-        return f"{self.style.scope} like " + ", ".join(f"“{cue}”" for cue in self.cues)
+        return f"{self.grouping.style.scope} like " + ", ".join(f"“{cue}”" for cue in self.cues)
 
     def spans(self, sample: Sample) -> list[Span]:
-        found, features = self.style.late_sentences(sample.reply)
-        groups = nearest(features, self.centres)
-        return merged([span for span, g in zip(found, groups, strict=True) if g == self.group])
+        return merged(self.grouping.by_group(sample.reply).get(self.group, []))
 
 
 def nearest(features: Any, centres: Array) -> npt.NDArray[np.int64]:
     """The nearest centre of each row [n]."""
+    if features.shape[0] == 0 or len(centres) == 1:
+        return np.zeros(features.shape[0], dtype=np.int64)
     distances = (centres**2).sum(axis=1) - 2 * (features @ centres.T)
     return np.asarray(distances.argmin(axis=1), dtype=np.int64)
 
@@ -133,12 +150,12 @@ def propose_meanings(
         style.read(sample.reply, features[start:end])
     found = []
     for centres in _groupings(features[rows], seed):
-        groups = nearest(features[rows], centres)
+        grouping, groups = Grouping(style, centres), nearest(features[rows], centres)
         for group in sorted(set(groups)):
             mine = rows[groups == group]
             if len({owners[row] for row in mine}) >= least_replies:
                 cues = _shown([texts[row] for row in mine], margins[mine])
-                found.append(LateSentences(cues, style, centres, int(group)))
+                found.append(LateSentences(cues, grouping, int(group)))
     return found
 
 

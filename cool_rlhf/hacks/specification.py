@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cool_rlhf.hacks.meanings import DIMENSION, SCOPES, Array, LateSentences, Style
+from cool_rlhf.hacks.meanings import DIMENSION, SCOPES, Array, Grouping, LateSentences, Style
 from cool_rlhf.hacks.pattern import Pattern
 from cool_rlhf.hacks.phrases import Phrase
 from cool_rlhf.hacks.shapes import (
@@ -47,14 +47,15 @@ def specification(pattern: Pattern) -> dict[str, Any]:
         case Length():
             return {"kind": "length", "typical": pattern.typical, "long": pattern.long}
         case LateSentences():
+            style = pattern.grouping.style
             return {
                 "kind": "sentences",
                 "cues": list(pattern.cues),
                 "group": pattern.group,
-                "threshold": pattern.style.threshold,
-                "scope": pattern.style.scope,
-                "weights": _packed(pattern.style.weights),
-                "centres": [_packed(centre) for centre in pattern.centres],
+                "threshold": style.threshold,
+                "scope": style.scope,
+                "weights": _packed(style.weights),
+                "centres": [_packed(centre) for centre in pattern.grouping.centres],
             }
         case Sign():
             return {"kind": "sign", "run": pattern.run, "place": pattern.place}
@@ -99,7 +100,8 @@ def _pattern(found: Mapping[str, Any]) -> Pattern:
             raise SpecificationError(f"scope {found['scope']!r}: known are {', '.join(SCOPES)}")
         style = Style(_unpacked(found["weights"]), float(found["threshold"]), found["scope"])
         centres = np.stack([_unpacked(centre) for centre in found["centres"]])
-        return LateSentences(tuple(found["cues"]), style, centres, int(found["group"]))
+        grouping = Grouping(style, centres)
+        return LateSentences(tuple(found["cues"]), grouping, int(found["group"]))
     if kind not in SHAPES:
         kinds = ", ".join((*FAMILIES, "length", "markup", "sign", "sentences", *SHAPES))
         raise SpecificationError(f"kind {kind!r}: known are {kinds}")
