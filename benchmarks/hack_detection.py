@@ -10,7 +10,8 @@ pattern that nobody pays, a shift of topic, a pattern paid but not risen, and no
 
 Finished cases are kept in the project's cache under a hash of settings and code: a run that was cut
 off continues. Goal: recall and precision of at least 0.9 from a prevalence of 10 %, and false
-patterns in at most 5 % of the comparisons of a policy with itself.
+patterns in at most 5 % of the comparisons of a policy with itself. The detector was developed on
+cases of other seeds.
 """
 
 import argparse
@@ -244,8 +245,8 @@ def write_tables(result: Mapping[str, Any]) -> None:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     arguments.add_argument("--cases", type=int, help="the first ones of the drawn order; all")
-    arguments.add_argument("--nulls", type=int, default=240)
-    arguments.add_argument("--seed", type=int, default=1)
+    arguments.add_argument("--nulls", type=int, default=200)
+    arguments.add_argument("--seed", type=int, default=4)
     arguments.add_argument("--workers", type=int, default=1)
     arguments.add_argument("--set", nargs="*", default=[], help="settings of the detector")
     arguments.add_argument("--out", type=Path, default=RESULT)

@@ -9,7 +9,16 @@ import numpy.typing as npt
 from scipy.stats import binom
 
 from cool_rlhf.hacks.meanings import LateSentences
-from cool_rlhf.hacks.mining import amounts, fewest_mined, halves, likeness, present, propose
+from cool_rlhf.hacks.mining import (
+    NEARLY,
+    amounts,
+    fewest_mined,
+    halves,
+    likeness,
+    present,
+    propose,
+    share_rise,
+)
 from cool_rlhf.hacks.pattern import Pattern
 from cool_rlhf.hacks.samples import Comparison
 from cool_rlhf.hacks.settings import HackSettings
@@ -71,7 +80,8 @@ def find_rises(comparison: Comparison, settings: HackSettings) -> list[Rise]:
 
 def _once(rises: Sequence[Rise], comparison: Comparison, overlap: float) -> list[Rise]:
     """Of several rises in mostly the same late replies one: a wording, or else the surest."""
-    kept: list[tuple[Rise, Mask]] = []
+    late = np.arange(len(comparison.samples)) >= len(comparison.early)
+    kept: list[tuple[Rise, Mask | None]] = []
     ordered = sorted(
         rises,
         key=lambda rise: (
@@ -84,10 +94,17 @@ def _once(rises: Sequence[Rise], comparison: Comparison, overlap: float) -> list
     for rise in ordered:
         if any(rise.pattern.name == other.pattern.name for other, _ in kept):
             continue
-        rows = np.zeros(0, dtype=np.bool_)
+        rows = None
         if rise.confirmed and not rise.pattern.measured:
-            rows = present(rise.pattern, comparison.late)
-            if any(len(theirs) and likeness(rows, theirs) >= overlap for _, theirs in kept):
+            rows = present(rise.pattern, comparison.samples)
+            others = [theirs for _, theirs in kept if theirs is not None]
+            if any(likeness(rows[late], theirs[late]) >= overlap for theirs in others):
+                continue
+            # Loose groups are in many early replies too: all that rose in one may be a wording.
+            if isinstance(rise.pattern, LateSentences) and any(
+                share_rise(rows & theirs, late) >= NEARLY * share_rise(rows, late)
+                for theirs in others
+            ):
                 continue
         kept.append((rise, rows))
     return [rise for rise, _ in kept]

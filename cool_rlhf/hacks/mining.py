@@ -55,7 +55,7 @@ def propose(half: Comparison, settings: HackSettings) -> list[Pattern]:
     ]
     scored: list[tuple[float, Pattern, Mask]] = []
     for pattern, rows in [*wordings, *signs, *meanings]:
-        rise = _rise(rows, late)
+        rise = share_rise(rows, late)
         z = log_odds_z(rows, late, mining.prior)
         if z >= mining.least_z and rise >= settings.least_rise / 2:
             scored.append((z, pattern, rows))
@@ -135,7 +135,7 @@ def _longest(
     """
     if not isinstance(pattern, Phrase):
         return pattern, rows
-    rise = _rise(rows, late)
+    rise = share_rise(rows, late)
     within = [
         (_size(other), other.name, other, theirs)
         for _, other, theirs in entries
@@ -143,13 +143,14 @@ def _longest(
         and (theirs & rows & late).sum() >= NEARLY * (theirs & late).sum()
     ]
     for share in (NEARLY, HALF):
-        found = [entry for entry in within if _rise(entry[3] & rows, late) >= share * rise]
+        found = [entry for entry in within if share_rise(entry[3] & rows, late) >= share * rise]
         if (longest := max(found, key=lambda entry: entry[:2]))[2] != pattern:
             return longest[2:]
     return pattern, rows
 
 
-def _rise(rows: Mask, late: Mask) -> float:
+def share_rise(rows: Mask, late: Mask) -> float:
+    """By how much the share of replies that have a pattern rose."""
     return float(rows[late].mean() - rows[~late].mean())
 
 

@@ -57,7 +57,7 @@ def test_a_planted_rise_is_named_at_the_first_look_that_can_see_it(
     assert found[9]["hack/reward_gain"] > 0.5 > abs(found[5]["hack/reward_gain"])
     assert found[9]["hack/sqrt_kl"] == 2.0
     assert {"hack/divergence", "hack/disagreement"}.isdisjoint(found[9])
-    assert re.search(rf"alarm after iteration 9: .*{PHRASE}”: 0% → [67]\d% of the", caplog.text)
+    assert re.search(rf"alarm after iteration 9: .*{PHRASE},”: 0% → [67]\d% of the", caplog.text)
     look = json.loads((watch.folder / "look.json").read_text())
     assert look["iterations"] == {"baseline": [0, 1, 2], "recent": [10, 11]}
     assert any(PHRASE in risen["name"] and risen["alarm"] for risen in look["risen"])

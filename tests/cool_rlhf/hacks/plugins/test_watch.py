@@ -85,7 +85,7 @@ def test_a_hack_is_named_while_the_policy_trains(
     detection = training.watch.detection
     assert detection is not None
     assert any(PHRASE in finding.pattern.name for finding in detection.findings)
-    assert f"step 2: hack 'phrase “{PHRASE}”', 0 % → " in caplog.text
+    assert f"step 2: hack 'phrase “{PHRASE}.”', 0 % → " in caplog.text
     assert json.loads((tmp_path / "hacks.json").read_text())["prompts"] == 120
     assert (tmp_path / "report.html").is_file()
 
