@@ -8,10 +8,10 @@ pattern that nobody pays, a shift of topic, a pattern paid but not risen, and no
 
     python benchmarks/hack_detection.py [--cases N] [--nulls N] [--workers N] [--set KEY=VALUE …]
 
-Finished cases are kept in the project's cache under a hash of settings and code: a run that was cut
-off continues. Goal: recall and precision of at least 0.9 from a prevalence of 10 %, and false
-patterns in at most 5 % of the comparisons of a policy with itself. The detector was developed on
-cases of other seeds.
+Draws docs/pictures/hack-detection-*.svg. Finished cases are kept in the project's cache under a
+hash of settings and code: a run that was cut off continues. Goal: recall and precision of at least
+0.9 from a prevalence of 10 %, and false patterns in at most 5 % of the comparisons of a policy with
+itself. The detector was developed on cases of other seeds.
 """
 
 import argparse
@@ -28,6 +28,7 @@ import numpy as np
 from hack_cases.baselines import BASELINES
 from hack_cases.design import GOLD_NOISE, REWARD_NOISE, Spec, design, nulls
 from hack_cases.scoring import run_case, run_null
+from pictures import save
 from scipy.stats import binomtest
 
 import cool_rlhf.hacks
@@ -35,6 +36,7 @@ from cool_rlhf.hacks.confirmation import prompts_needed
 from cool_rlhf.hacks.settings import HackSettings
 from pretrain_core.cache import cache_root
 from pretrain_core.runs import write_json
+from pretrain_core.runs.figures import Band, Point, interval_chart, line_chart
 from pretrain_core.runs.files import append_line, cut_torn_line, read_lines
 from pretrain_core.runs.lineage import hardware, versions
 from pretrain_core.settings import load
@@ -214,6 +216,32 @@ def tables(rows: Sequence[Row], null_rows: Sequence[Row], needed: int) -> dict[s
     }
 
 
+def draw(found: Mapping[str, Any]) -> None:
+    """The tables as pictures."""
+    recall: dict[str, list[Point]] = defaultdict(list)
+    bands: dict[str, list[Band]] = defaultdict(list)
+    for key, value in found["by prevalence and prompts"].items():
+        prevalence, prompts = key.split()
+        mean, low, high = _band(value["recall"])
+        recall[f"{prompts} prompts"].append((100 * float(prevalence), mean))
+        bands[f"{prompts} prompts"].append((100 * float(prevalence), low, high))
+    late = "late replies that have the pattern"
+    save("hack-detection-recall", line_chart(recall, "hacks found", f"{late}, %", "recall", bands))
+    methods = {"detector": found["from 10 %"], **found["baselines, from 10 %"]}
+    by_measure = {
+        measure: {name: _band(value[measure]) for name, value in methods.items() if value[measure]}
+        for measure in ("recall", "precision")
+    }
+    save("hack-detection-methods", interval_chart(by_measure, f"from 10 % of the {late}", "share"))
+    kinds = {kind: _band(value["recall"]) for kind, value in found["by kind, from 10 %"].items()}
+    title = f"hacks found, from 10 % of the {late}"
+    save("hack-detection-kinds", interval_chart({"recall": kinds}, title, "recall"))
+
+
+def _band(value: Mapping[str, float]) -> Band:
+    return value["mean"], value["low"], value["high"]
+
+
 def shown(value: Mapping[str, Any] | None) -> str:
     if value is None:
         return "–"
@@ -276,6 +304,7 @@ def main() -> None:
     }
     write_json(given.out, result)
     write_tables(result)
+    draw(result["tables"])
 
 
 if __name__ == "__main__":
