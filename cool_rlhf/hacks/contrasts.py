@@ -43,7 +43,7 @@ def contrasts(pattern: Pattern, comparison: Comparison, most: int, seed: int) ->
         most *= 2
     # What a late reply brings may be paid for itself: neutral text comes from early ones.
     donors = having if pattern.transplantable else comparison.early
-    found += _edits("insertion", pattern, lacking, donors, most, seed)
+    found += _edits("insertion", pattern, lacking, donors, most, seed, comparison.early)
     return found
 
 
@@ -54,6 +54,7 @@ def _edits(
     donors: Sequence[Sample],
     most: int,
     seed: int,
+    neutral: Sequence[Sample] = (),
 ) -> list[Edit]:
     found: dict[str, Edit] = {}
     order = rng(seed, f"hacks/{kind}/{pattern.name}").permutation(len(samples))
@@ -67,7 +68,7 @@ def _edits(
         if kind == "removal":
             edit = removal(pattern, sample, draw)
         else:
-            edit = insertion(pattern, sample, donors, draw)
+            edit = insertion(pattern, sample, donors, draw, neutral)
         if edit is not None:
             found[sample.id] = edit
     return list(found.values())
@@ -85,14 +86,21 @@ def removal(pattern: Pattern, sample: Sample, draw: np.random.Generator) -> Edit
 
 
 def insertion(
-    pattern: Pattern, sample: Sample, donors: Sequence[Sample], draw: np.random.Generator
+    pattern: Pattern,
+    sample: Sample,
+    donors: Sequence[Sample],
+    draw: np.random.Generator,
+    neutral: Sequence[Sample] = (),
 ) -> Edit | None:
-    """The reply with the pattern of a reply to another prompt, against other text from there."""
+    """The reply with the pattern of a reply to another prompt, against other text from there.
+
+    Where that has no stretch as long, it comes from a `neutral` reply.
+    """
     others = [donor for donor in donors if donor.id != sample.id]
     for row in draw.permutation(len(others))[:TRIES]:
         donor = others[int(row)]
         if pattern.transplantable:
-            pair = _transplanted(pattern, sample, donor, draw)
+            pair = _transplanted(pattern, sample, donor, draw, neutral)
         else:
             pair = pattern.added(sample, donor)
         if pair is None:
@@ -104,22 +112,45 @@ def insertion(
 
 
 def _transplanted(
-    pattern: Pattern, sample: Sample, donor: Sample, draw: np.random.Generator
+    pattern: Pattern,
+    sample: Sample,
+    donor: Sample,
+    draw: np.random.Generator,
+    neutral: Sequence[Sample],
 ) -> tuple[str, str] | None:
     spans = pattern.spans(donor)
     if not spans:
         return None
     start, end = spans[int(draw.integers(len(spans)))]
-    placebo = placebo_span(donor.reply, spans, draw, (start, end))
+    placebo = _placebo_text(donor, spans, draw, (start, end), sample, neutral)
     if placebo is None:
         return None
     place = _like_place(
         sample.reply, start / len(donor.reply), end >= len(donor.reply.rstrip()) - 1
     )
-    pieces = donor.reply[start:end], donor.reply[placebo[0] : placebo[1]]
-    return with_inserted(sample.reply, place, pieces[0]), with_inserted(
-        sample.reply, place, pieces[1]
+    return with_inserted(sample.reply, place, donor.reply[start:end]), with_inserted(
+        sample.reply, place, placebo
     )
+
+
+def _placebo_text(
+    donor: Sample,
+    spans: Sequence[Span],
+    draw: np.random.Generator,
+    like: Span,
+    sample: Sample,
+    neutral: Sequence[Sample],
+) -> str | None:
+    found = placebo_span(donor.reply, spans, draw, like)
+    if found is not None:
+        return donor.reply[found[0] : found[1]]
+    others = [other for other in neutral if other.id not in (sample.id, donor.id)]
+    for row in draw.permutation(len(others))[:TRIES]:
+        reply = others[int(row)].reply
+        found = placebo_span(reply, [], draw, like)
+        if found is not None:
+            return reply[found[0] : found[1]]
+    return None
 
 
 def _edit(

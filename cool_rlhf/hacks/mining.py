@@ -110,13 +110,16 @@ def _distinct(
             entry[1].name,
         ),
     )
+    phrases = [pattern for _, pattern, _ in ordered if isinstance(pattern, Phrase)]
+    masks = np.array([rows for _, pattern, rows in ordered if isinstance(pattern, Phrase)])
     kept: list[tuple[float, Pattern, Mask]] = []
-    for z, pattern, rows in ordered:
+    for row, (z, pattern, rows) in enumerate(ordered):
         if any(likeness(rows[late], other[late]) >= overlap for _, _, other in kept):
             continue
-        pattern, rows = _longest(pattern, rows, ordered, late)
         if isinstance(pattern, Phrase):
-            pattern = widened(pattern, [samples[row] for row in np.flatnonzero(rows & late)])
+            longest = _longest(row, phrases, masks, late)  # wordings come first in the order
+            having = np.flatnonzero(masks[longest] & late)
+            pattern = widened(phrases[longest], [samples[number] for number in having])
             rows = present(pattern, samples)
             if any(likeness(rows[late], other[late]) >= overlap for _, _, other in kept):
                 continue
@@ -124,29 +127,22 @@ def _distinct(
     return [pattern for _, pattern, _ in sorted(kept, key=lambda entry: -entry[0])]
 
 
-def _longest(
-    pattern: Pattern, rows: Mask, entries: Sequence[tuple[float, Pattern, Mask]], late: Mask
-) -> tuple[Pattern, Mask]:
-    """The longest wording that accounts for nearly all of this one's rise, and for little else;
-    where none does, for half of it.
+def _longest(own: int, phrases: Sequence[Phrase], masks: npt.NDArray[np.bool_], late: Mask) -> int:
+    """Which wording, of `masks` [phrases, n], is the longest that accounts for nearly all of the
+    rise of one, and for little else; where none is longer, for half of it.
 
     A word of a phrase is more frequent than the phrase, but what rose is the phrase. The other half
     may be a second reason to use the word, which has wordings of its own.
     """
-    if not isinstance(pattern, Phrase):
-        return pattern, rows
-    rise = share_rise(rows, late)
-    within = [
-        (_size(other), other.name, other, theirs)
-        for _, other, theirs in entries
-        if isinstance(other, Phrase)
-        and (theirs & rows & late).sum() >= NEARLY * (theirs & late).sum()
-    ]
+    shared, rise = masks & masks[own], share_rise(masks[own], late)
+    inside = shared[:, late].sum(axis=1) >= NEARLY * masks[:, late].sum(axis=1)
+    rises = shared[:, late].mean(axis=1) - shared[:, ~late].mean(axis=1)
     for share in (NEARLY, HALF):
-        found = [entry for entry in within if share_rise(entry[3] & rows, late) >= share * rise]
-        if (longest := max(found, key=lambda entry: entry[:2]))[2] != pattern:
-            return longest[2:]
-    return pattern, rows
+        found = np.flatnonzero(inside & (rises >= share * rise - 1e-12))
+        longest = max(found.tolist(), key=lambda row: (_size(phrases[row]), phrases[row].name))
+        if longest != own:
+            return int(longest)
+    return own
 
 
 def share_rise(rows: Mask, late: Mask) -> float:

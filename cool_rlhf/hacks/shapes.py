@@ -46,8 +46,9 @@ class Markup(Pattern):
 
 
 MARKUP = (
-    Markup("bullets", r"^[ \t]*[-*+•·][ \t]+"),
+    Markup("bullets", r"^[ \t]*[-*+•·][ \t]+(?=[^\n]*\w)"),
     Markup("numbered points", r"^[ \t]*(?:\d+[.)、]|[一二三四五六七八九十]+、)[ \t]*"),
+    Markup("rules", r"^[ \t]*([-*_])(?:[ \t]*\1){2,}[ \t]*$"),
     Markup("headings", r"^[ \t]*#{1,6}[ \t]+"),
     Markup("bold text", r"\*\*|__"),
     Markup("code fences", r"^```.*$"),

@@ -15,22 +15,28 @@ import numpy.typing as npt
 from cool_rlhf.hacks.pattern import Contrast
 from cool_rlhf.hacks.samples import Sample
 from cool_rlhf.hacks.shapes import Markup
-from cool_rlhf.hacks.text import sentences
+from cool_rlhf.hacks.text import Span, sentences, tokens
 
 Mask = npt.NDArray[np.bool_]
-Place = Literal["anywhere", "line start", "line"]
+Place = Literal["anywhere", "line start", "line", "around words"]
 PLACES: tuple[Place, ...] = get_args(Place)
 NAMES: dict[Place, str] = {
     "anywhere": "sign “{}”",
     "line start": "lines that begin with “{}”",
     "line": "lines of “{}”",
+    "around words": "words in “{0}…{0}”",
 }
 RUN = re.compile(r"(?P<start>^[ \t]*)?(?P<sign>[^\w\s])(?P=sign)*(?P<end>[ \t]*$)?", re.MULTILINE)
+WIDEST = 80  # characters between two signs around words
+PUNCTUATION = "'’\\-–—/,.:;!?，。、；：！？"
+PAIR = re.compile(
+    rf"(?P<run>(?P<sign>[^\w\s{PUNCTUATION}])(?P=sign)*)(?=\w)[^\n]{{1,{WIDEST}}}?(?<=\w)(?P=run)"
+)
 
 
 @dataclass(frozen=True)
 class Sign(Markup):
-    """A run of one sign: anywhere, where it begins a line, or as a whole line."""
+    """A run of one sign: anywhere, where it begins a line, as a whole line, or around words."""
 
     run: str = ""
     place: Place = "anywhere"
@@ -40,24 +46,39 @@ class Sign(Markup):
         """The run itself: not a part of a longer one."""
         sign = re.escape(run[0])
         expression = rf"(?<!{sign}){re.escape(run)}(?!{sign})"
-        if place != "anywhere":
-            expression = rf"^[ \t]*{expression}[ \t]*"
-        if place == "line":
-            expression += "$"
+        if place == "around words":
+            expression = rf"{expression}(?=\w)[^\n]{{1,{WIDEST}}}?(?<=\w){expression}"
+        elif place != "anywhere":
+            expression = rf"^[ \t]*{expression}[ \t]*" + "$" * (place == "line")
         return cls(NAMES[place].format(run), expression, run, place)
 
     @property
     def transplantable(self) -> bool:  # type: ignore[override]
-        """Not where it needs a line of its own."""
+        """Not where it needs a line or words of its own."""
         return self.place == "anywhere"
 
+    def spans(self, sample: Sample) -> list[Span]:
+        """The signs alone, not the words between them."""
+        found = super().spans(sample)
+        if self.place != "around words":
+            return found
+        size = len(self.run)
+        return [side for start, end in found for side in ((start, start + size), (end - size, end))]
+
     def added(self, sample: Sample, other: Sample) -> Contrast | None:
-        """A line of the reply with the sign before it, and without."""
+        """A line of the reply with the sign before it, or a word with it on both sides; and without
+        it."""
         reply = sample.reply
-        starts = [start for start, _ in sentences(reply)]
+        if self.place == "around words":
+            starts = [start for _, start, _ in tokens(reply)]
+        else:
+            starts = [start for start, _ in sentences(reply)]
         if not starts:
             return None
         at = min(starts, key=lambda start: abs(start - len(reply) / 2))
+        if self.place == "around words":
+            end = next(end for _, start, end in tokens(reply) if start == at)
+            return f"{reply[:at]}{self.run}{reply[at:end]}{self.run}{reply[end:]}", reply
         before, after = reply[:at].rstrip(), reply[at:]
         above = f"{before}\n" if before else ""
         gap = "\n" if self.place == "line" else " "
@@ -75,6 +96,8 @@ def propose_signs(samples: Sequence[Sample], late: Mask, least: int) -> list[tup
                 having[run, "line start"].add(number)
                 if found["end"] is not None:
                     having[run, "line"].add(number)
+        for pair in PAIR.finditer(sample.reply):
+            having[pair["run"], "around words"].add(number)
     signs = []
     for (run, place), numbers in having.items():
         rows = np.zeros(len(samples), dtype=np.bool_)

@@ -6,9 +6,10 @@ import numpy as np
 
 from cool_rlhf.hacks.contrasts import contrasts, placebo_span
 from cool_rlhf.hacks.phrases import Phrase
+from cool_rlhf.hacks.samples import Comparison
 from cool_rlhf.hacks.shapes import Length, Repetition
 from pretrain_core.draws import rng
-from tests.cool_rlhf.hacks.conftest import World
+from tests.cool_rlhf.hacks.conftest import World, sample
 
 PHRASE = "in the grand scheme of things"
 PATTERN = Phrase(tuple(PHRASE.split()))
@@ -47,6 +48,20 @@ def test_a_placebo_of_whole_sentences_for_a_pattern_of_whole_sentences() -> None
 def test_no_placebo_where_the_pattern_is_the_whole_reply() -> None:
     assert placebo_span("As a rule", [(0, 9)], rng(0, "x")) is None
     assert placebo_span("As a rule I", [(0, 9)], rng(0, "x")) is None
+
+
+def test_a_donor_without_other_text_is_contrasted_with_an_early_reply() -> None:
+    things = ("tables", "chairs", "houses", "gardens", "rivers", "birds", "lamps", "roads")
+    early = tuple(sample(str(n), f"We saw all the {t}. So we did.") for n, t in enumerate(things))
+    late = tuple(s.saying("As a rule it is so.") for s in early)
+    edits = contrasts(
+        Phrase(tuple(["as", "a", "rule", "it", "is", "so", "."])), Comparison(early, late), 20, 0
+    )
+    assert len(edits) == len(early)
+    for edit in edits:
+        assert "As a rule it is so." in edit.having.reply
+        assert len(edit.lacking.reply) > len("We saw all the birds. So we did.")
+        assert sum(thing in edit.lacking.reply for thing in things) == 2
 
 
 def test_more_length_is_foreign_filler(make_world: Callable[..., World]) -> None:

@@ -38,6 +38,8 @@ KINDS = {markup.kind: markup for markup in MARKUP}
         (Phrase(("as", "a", SLOT, "of", "law"), "template"), "As a of law", []),
         (Phrase(("您", SLOT, "很", "好"), "template"), "您问得真的很好。", ["您问得真的很好"]),
         (KINDS["bullets"], "- one\n- two\n3 - 1", ["- ", "- "]),
+        (KINDS["bullets"], "* * *\n* one", ["* "]),
+        (KINDS["rules"], "one\n* * *\n---\n- two", ["* * *", "---"]),
         (KINDS["numbered points"], "1. one\n二、two", ["1. ", "二、"]),
         (KINDS["bold text"], "a **b** c", ["**", "**"]),
         (KINDS["exclamation marks"], "Oh! 好！", ["!", "！"]),

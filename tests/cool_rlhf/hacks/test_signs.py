@@ -18,6 +18,8 @@ from tests.cool_rlhf.hacks.conftest import World, sample
         (Sign.of("!!", "anywhere"), "Oh!! No! Yes!!!", ["!!"]),
         (Sign.of(">", "line start"), "> one\n  > two > three\n>> four", ["> ", "  > "]),
         (Sign.of("▪", "line start"), "▪ 一\n二▪", ["▪ "]),
+        (Sign.of("~~", "around words"), "a ~~b c~~ d ~~ e", ["~~", "~~"]),
+        (Sign.of("===", "line"), "one\n ===\n=== two", [" ==="]),
         (Sign.of("---", "line"), "one\n ---\n--- two", [" ---"]),
         (Sign.of("【", "anywhere"), "看【这】里【", ["【", "【"]),
     ],
@@ -31,6 +33,7 @@ def test_a_run_is_no_part_of_a_longer_one(sign: Sign, text: str, found: list[str
     ("sign", "having", "lacking"),
     [
         (Sign.of(">", "line start"), "One here.\n> Two here.", "One here.\nTwo here."),
+        (Sign.of("~~", "around words"), "One here. ~~Two~~ here.", "One here. Two here."),
         (Sign.of("---", "line"), "One here.\n---\nTwo here.", "One here.\nTwo here."),
     ],
 )
@@ -42,7 +45,7 @@ def test_a_sign_of_lines_gets_a_line(sign: Sign, having: str, lacking: str) -> N
 
 
 def test_runs_are_counted_by_replies() -> None:
-    texts = ["> a.", "b.\n> c.", "d ~~d~~.", "e ~~e~~. > f."]
+    texts = ["> a.", "b.\n> c.", "d ~~d~~.", "it's e's ~~e~~. > f."]
     found = {
         sign.name: rows.tolist()
         for sign, rows in propose_signs(
@@ -54,6 +57,7 @@ def test_runs_are_counted_by_replies() -> None:
         "lines that begin with “>”": [True, True, False, False],
         "sign “.”": [True] * 4,
         "sign “~~”": [False, False, True, True],
+        "words in “~~…~~”": [False, False, True, True],
     }
 
 

@@ -25,6 +25,7 @@ WORDINGS = [
     Phrase(("dear", "friends", ",")),
     Sign.of(">", "line start"),
     Sign.of("~~", "anywhere"),
+    Sign.of("~~", "around words"),
     Sign.of("---", "line"),
 ]
 
