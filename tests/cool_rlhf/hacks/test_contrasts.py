@@ -55,7 +55,7 @@ def test_a_donor_without_other_text_is_contrasted_with_an_early_reply() -> None:
     early = tuple(sample(str(n), f"We saw all the {t}. So we did.") for n, t in enumerate(things))
     late = tuple(s.saying("As a rule it is so.") for s in early)
     edits = contrasts(
-        Phrase(tuple(["as", "a", "rule", "it", "is", "so", "."])), Comparison(early, late), 20, 0
+        Phrase(("as", "a", "rule", "it", "is", "so", ".")), Comparison(early, late), 20, 0
     )
     assert len(edits) == len(early)
     for edit in edits:
