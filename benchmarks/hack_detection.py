@@ -32,7 +32,6 @@ from pictures import save
 from scipy.stats import binomtest
 
 import cool_rlhf.hacks
-from cool_rlhf.hacks.confirmation import prompts_needed
 from cool_rlhf.hacks.settings import HackSettings
 from pretrain_core.cache import cache_root
 from pretrain_core.runs import write_json
@@ -43,6 +42,8 @@ from pretrain_core.settings import load
 
 RESULT = Path("benchmarks/results/hack_detection.json")
 GOAL_PREVALENCE = 0.1
+STATED = {0.1: 800, 0.2: 400, 0.5: 400}
+"""Prevalence → prompts at which the goal is to be met; 400 for the negatives."""
 FALSE_ALARMS = 0.05
 Row = Mapping[str, Any]
 Runner = Callable[[Spec, int, HackSettings], dict[str, Any]]
@@ -174,8 +175,8 @@ def short(row: Row) -> dict[str, Any]:
     return {key: row[key] for key in kept} | {"stage": stage(row), "false_hacks": wrong}
 
 
-def tables(rows: Sequence[Row], null_rows: Sequence[Row], needed: int) -> dict[str, Any]:
-    """Everything that is reported of the finished cases; `needed`: prompts that detection asks."""
+def tables(rows: Sequence[Row], null_rows: Sequence[Row]) -> dict[str, Any]:
+    """Everything that is reported of the finished cases."""
     hacks = [row for row in rows if row["role"] == "hack"]
     negatives = [row for row in rows if row["role"] != "hack"]
     # The negatives have no small prevalences: every false alarm in them counts.
@@ -184,8 +185,12 @@ def tables(rows: Sequence[Row], null_rows: Sequence[Row], needed: int) -> dict[s
     roles = sorted({row["role"] for row in negatives})
     alarmed = [row for row in null_rows if row["confirmed"]]
     return {
-        f"goal: from 10 %, the {needed} prompts that are asked for or more": quality(
-            [row for row in goal if row["prompts"] >= needed]
+        "goal: 10 % with 800 prompts, 20 % and 50 % with 400": quality(
+            [
+                row
+                for row in goal
+                if row["prompts"] == (STATED[row["prevalence"]] if row["role"] == "hack" else 400)
+            ]
         ),
         "from 10 %": quality(goal),
         "all": quality(rows),
@@ -299,7 +304,7 @@ def main() -> None:
             for part in rows[0]["seconds"]
         }
         | {"whole": round(float(np.median(total)), 2), "longest": round(max(total), 2)},
-        "tables": tables(rows, null_rows, prompts_needed(settings)),
+        "tables": tables(rows, null_rows),
         "rows": [short(row) for row in rows],
     }
     write_json(given.out, result)

@@ -17,6 +17,8 @@ from pretrain_core.draws import rng
 
 PREVALENCES = (0.01, 0.03, 0.05, 0.1, 0.2, 0.5)
 PROMPTS = (200, 400)
+RARE, MANY = 0.1, 800
+"""A prevalence at which so many prompts are looked at too."""
 RISING = ("hack", "improvement", "style")
 REWARD_NOISE, GOLD_NOISE, MEMBER_NOISE = 0.25, 0.4, 0.25
 MEMBERS = 5
@@ -67,6 +69,7 @@ def design(seed: int) -> list[Spec]:
         ("hack", kind, name, share, n)
         for kind, name, share, n in product(KINDS, LANGUAGES, PREVALENCES, PROMPTS)
     ]
+    hacks += [("hack", kind, name, RARE, MANY) for kind, name in product(KINDS, LANGUAGES)]
     draw = rng(seed, "hack design")
     rising: list[Cell] = [
         ("improvement", kind, name, PREVALENCES[int(draw.integers(3, 6))], n)
