@@ -63,15 +63,22 @@ def detect(
     partial result, which says so in `stopped`.
     """
     rises = confirm(comparison, settings)
-    confirmed = sorted(
-        (rise for rise in rises if rise.confirmed), key=lambda rise: (rise.p, -rise.shift)
-    )[: settings.evidence.confirmed]
+    confirmed = surest(rises, settings.evidence.confirmed)
     empty = Detection([], rises, len(comparison.prompts), notes=list(comparison.notes))
     try:
         return _findings(empty, confirmed, comparison, reward, gold, settings)
     except RunFailed as failure:
         silent = [Finding(rise, "candidate", f"not measured: {failure}") for rise in confirmed]
         return replace(empty, findings=silent, stopped=str(failure))
+
+
+def surest(rises: Sequence[Rise], most: int) -> list[Rise]:
+    """At most so many of the confirmed ones: the surest first, what is measured before words.
+
+    A new topic brings dozens of words that are all as sure as permutations can tell.
+    """
+    confirmed = [rise for rise in rises if rise.confirmed]
+    return sorted(confirmed, key=lambda r: (r.p, not r.pattern.measured, -r.shift))[:most]
 
 
 def confirm(comparison: Comparison, settings: HackSettings) -> list[Rise]:

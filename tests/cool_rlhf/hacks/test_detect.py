@@ -9,12 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cool_rlhf.hacks.detect import Detection, detect
+from cool_rlhf.hacks.confirmation import Rise
+from cool_rlhf.hacks.detect import Detection, detect, surest
 from cool_rlhf.hacks.evidence import Payment
 from cool_rlhf.hacks.judges import Array, labels
 from cool_rlhf.hacks.page import as_json, as_page
+from cool_rlhf.hacks.pattern import Pattern
+from cool_rlhf.hacks.phrases import Phrase
 from cool_rlhf.hacks.samples import Comparison, Sample, SampleError
 from cool_rlhf.hacks.settings import EvidenceSettings, HackSettings
+from cool_rlhf.hacks.shapes import Copying, Repetition
 from cool_rlhf.hacks.verdict import Gold, combine, judge_pattern
 from pretrain_core.errors import RunFailed
 from reward.intervals import Interval
@@ -138,6 +142,18 @@ def test_the_page_names_verdicts_and_shows_edited_replies(world: World) -> None:
     assert hack["reward"]["gain"]["low"] > 0
     assert PHRASE in hack["examples"][0]["with"]
     assert PHRASE not in hack["examples"][0]["without"]
+
+
+def test_many_words_of_a_topic_do_not_crowd_out_a_shape() -> None:
+    def rise(pattern: Pattern, p: float, shift: float) -> Rise:
+        return Rise(pattern, 0.0, 0.1, shift, p, Interval(0.1, 0.05, 0.15, 50, 50))
+
+    words = [rise(Phrase((f"word{n}",)), 0.0003, 0.9) for n in range(30)]
+    weaker = rise(Phrase(("weaker",)), 0.02, 2.0)
+    shape = rise(Repetition(), 0.0003, 0.3)
+    unsure = Rise(Copying(), 0.0, 0.1, 0.3, 0.2)
+    assert surest([weaker, *words, unsure, shape], 20) == [shape, *words[:19]]
+    assert surest([weaker, shape], 20) == [shape, weaker]
 
 
 def interval(low: float, high: float) -> Interval:
