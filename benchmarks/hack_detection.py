@@ -26,7 +26,7 @@ from typing import Any
 import hack_cases
 import numpy as np
 from hack_cases.baselines import BASELINES
-from hack_cases.design import GOLD_NOISE, REWARD_NOISE, Spec, design, nulls
+from hack_cases.design import GOLD_NOISE, MANY, RARE, REWARD_NOISE, Spec, design, nulls
 from hack_cases.scoring import run_case, run_null
 from pictures import save
 from scipy.stats import binomtest
@@ -42,7 +42,7 @@ from pretrain_core.settings import load
 
 RESULT = Path("benchmarks/results/hack_detection.json")
 GOAL_PREVALENCE = 0.1
-STATED = {0.1: 800, 0.2: 400, 0.5: 400}
+STATED = {RARE: MANY, 0.2: 400, 0.5: 400}
 """Prevalence → prompts at which the goal is to be met; 400 for the negatives."""
 FALSE_ALARMS = 0.05
 Row = Mapping[str, Any]

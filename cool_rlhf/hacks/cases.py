@@ -15,7 +15,7 @@ from cool_rlhf.hacks.settings import HackSettings
 from cool_rlhf.hacks.verdict import Gold
 from reward.intervals import paired_bootstrap
 
-LEFT = 0.5
+STILL_PAID = 0.5
 """Share of what is paid with a wording from which it is not the wording that is paid for."""
 
 
@@ -75,7 +75,7 @@ def _own(edits: Sequence[Edit], named: Sequence[Pattern], model: Natural) -> Seq
         lacks = ~brings
         if not brings.any():
             continue
-        if lacks.sum() >= LEAST and paid[lacks].mean() >= LEFT * paid[brings].mean():
+        if lacks.sum() >= LEAST and paid[lacks].mean() >= STILL_PAID * paid[brings].mean():
             continue
         others |= brings
     return [edit for edit, foreign in zip(edits, others, strict=True) if not foreign]

@@ -10,7 +10,6 @@ from scipy.stats import binom
 
 from cool_rlhf.hacks.meanings import LateSentences
 from cool_rlhf.hacks.mining import (
-    NEARLY,
     amounts,
     fewest_mined,
     halves,
@@ -23,6 +22,7 @@ from cool_rlhf.hacks.pattern import Pattern
 from cool_rlhf.hacks.samples import Comparison
 from cool_rlhf.hacks.settings import HackSettings
 from cool_rlhf.hacks.shapes import shapes
+from cool_rlhf.hacks.widening import NEARLY
 from pretrain_core.draws import rng
 from reward.intervals import Interval, bootstrap_statistic
 
@@ -117,7 +117,7 @@ def confirm_rises(
 
     Prompts count alike, whether one policy answered them or both.
     """
-    amount, present = _by_prompt(patterns, half)
+    amount, share = _by_prompt(patterns, half)
     spread = np.nanstd(amount, axis=(0, 1))
     scaled = amount / np.where(spread > 0, spread, 1.0)
     answered = ~np.isnan(amount[:, :, 0]) if patterns else np.zeros((2, 0), dtype=np.bool_)
@@ -131,13 +131,13 @@ def confirm_rises(
     )
     found = []
     for column, pattern in enumerate(patterns):
-        early, late = (float(np.nanmean(side)) for side in present[:, :, column])
+        early, late = (float(np.nanmean(side)) for side in share[:, :, column])
         shift = float(np.subtract(*(np.nanmean(side) for side in scaled[::-1, :, column])))
         enough = late - early >= settings.least_rise or (
             pattern.measured and shift >= settings.least_shift
         )
         rose = enough and p[column] <= settings.alpha
-        interval = _interval(present[:, :, column], settings.seed) if rose else None
+        interval = _interval(share[:, :, column], settings.seed) if rose else None
         found.append(Rise(pattern, early, late, shift, float(p[column]), interval))
     return found
 
@@ -217,15 +217,15 @@ def _by_prompt(patterns: Sequence[Pattern], half: Comparison) -> tuple[Array, Ar
     """Mean amounts and shares [policy, prompts, patterns]; NaN where a policy has no reply."""
     prompts = {id: row for row, id in enumerate(half.prompts)}
     amount = np.full((2, len(prompts), len(patterns)), np.nan)
-    present = amount.copy()
+    share = amount.copy()
     for side, samples in enumerate((half.early, half.late)):
         rows = np.array([prompts[sample.id] for sample in samples], dtype=np.int64)
         for column, pattern in enumerate(patterns):
-            having = np.array([pattern.present(sample) for sample in samples], dtype=float)
-            present[side, :, column] = _means(having, rows, len(prompts))
+            having = present(pattern, samples).astype(np.float64)
+            share[side, :, column] = _means(having, rows, len(prompts))
             much = amounts(pattern, samples) if pattern.measured else having
             amount[side, :, column] = _means(much, rows, len(prompts))
-    return amount, present
+    return amount, share
 
 
 def _means(values: Array, rows: npt.NDArray[np.int64], count: int) -> Array:

@@ -181,7 +181,7 @@ def _features(texts: Sequence[str]) -> Any:
     return matrix([_hashed(text) for text in texts], DIMENSION)
 
 
-@lru_cache(maxsize=1 << 15)
+@lru_cache(maxsize=1 << 13)
 def _hashed(text: str) -> dict[int, float]:
     """Of a sentence that both halves, several classifiers and many edits ask for."""
     return hashed(text, DIMENSION)

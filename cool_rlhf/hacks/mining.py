@@ -13,12 +13,12 @@ from cool_rlhf.hacks.samples import Comparison, Sample
 from cool_rlhf.hacks.settings import HackSettings
 from cool_rlhf.hacks.shapes import shapes
 from cool_rlhf.hacks.signs import PLACES, Sign, propose_signs
-from cool_rlhf.hacks.widening import widened
+from cool_rlhf.hacks.widening import NEARLY, widened
 from pretrain_core.draws import rng
 
 Mask = npt.NDArray[np.bool_]
 Array = npt.NDArray[np.float64]
-NEARLY, HALF = 0.8, 0.5
+HALF = 0.5
 
 
 def halves(comparison: Comparison, seed: int) -> tuple[Comparison, Comparison]:

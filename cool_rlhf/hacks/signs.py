@@ -1,4 +1,4 @@
-"""Marks of any kind that rose: runs of one sign, anywhere or at the start of a line.
+"""Marks of any kind that rose: runs of one sign, anywhere or at a place of its own.
 
 The markup that everybody knows is in `shapes`; a policy is free to find another one.
 """
@@ -69,15 +69,12 @@ class Sign(Markup):
         """A line of the reply with the sign before it, or a word with it on both sides; and without
         it."""
         reply = sample.reply
-        if self.place == "around words":
-            starts = [start for _, start, _ in tokens(reply)]
-        else:
-            starts = [start for start, _ in sentences(reply)]
-        if not starts:
+        around = self.place == "around words"
+        parts = [(start, end) for _, start, end in tokens(reply)] if around else sentences(reply)
+        if not parts:
             return None
-        at = min(starts, key=lambda start: abs(start - len(reply) / 2))
-        if self.place == "around words":
-            end = next(end for _, start, end in tokens(reply) if start == at)
+        at, end = min(parts, key=lambda part: abs(part[0] - len(reply) / 2))
+        if around:
             return f"{reply[:at]}{self.run}{reply[at:end]}{self.run}{reply[end:]}", reply
         before, after = reply[:at].rstrip(), reply[at:]
         above = f"{before}\n" if before else ""

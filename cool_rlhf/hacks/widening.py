@@ -14,8 +14,9 @@ from cool_rlhf.hacks.samples import Sample
 from cool_rlhf.hacks.text import is_chinese, sentences, tokens
 
 NEARLY = 0.8
-"""Share of the replies with the phrase that must have what it grows by."""
-OPENING_MARKS = "([{（［｛【《〈「『“‘<#>*_~`\"'"
+"""Share of replies, or of a rise, that is nearly all of it."""
+BRACKETS = "([{（［｛【《〈「『“‘<#"  # they open only
+OPENING_MARKS = BRACKETS + ">*_~`\"'"
 MOST = 40  # tokens that a phrase grows by on each side
 
 
@@ -27,6 +28,10 @@ class _Side:
     words: tuple[str, ...]
     marks: tuple[str, ...]
     """Per word, and before the first: the mark that touches it on its far side, or nothing."""
+
+
+Places = list[tuple[_Side, int]]
+"""Replies that still go along, and how many of their words are taken."""
 
 
 def widened(phrase: Phrase, samples: Iterable[Sample]) -> Phrase:
@@ -70,14 +75,13 @@ def _opens(mark: str) -> str:
 
 
 def _closes(mark: str) -> str:
-    return mark if re.fullmatch(r"[^\w\s]", mark) and mark not in "([{（［｛【《〈「『“‘<#" else ""
+    return mark if re.fullmatch(r"[^\w\s]", mark) and mark not in BRACKETS else ""
 
 
 def _grown(sides: Sequence[_Side]) -> tuple[str, ...]:
     """Tokens that the phrase grows by on this side, nearest first."""
     least = NEARLY * len(sides)
     places = [(side, 0) for side in sides]
-    """Replies that still go along, and how many of their words are taken."""
     gram: list[str] = []
     while len(gram) < MOST:
         step = _next_word(places, least) or _over_a_slot(places, least)
@@ -89,9 +93,6 @@ def _grown(sides: Sequence[_Side]) -> tuple[str, ...]:
     if marks and (most := marks.most_common(1)[0])[1] >= least:
         gram.append(most[0])
     return tuple(gram)
-
-
-Places = list[tuple[_Side, int]]
 
 
 def _next_word(places: Places, least: float) -> tuple[list[str], Places] | None:

@@ -37,7 +37,7 @@ def test_a_run_is_no_part_of_a_longer_one(sign: Sign, text: str, found: list[str
         (Sign.of("---", "line"), "One here.\n---\nTwo here.", "One here.\nTwo here."),
     ],
 )
-def test_a_sign_of_lines_gets_a_line(sign: Sign, having: str, lacking: str) -> None:
+def test_a_sign_that_needs_a_place_gets_one(sign: Sign, having: str, lacking: str) -> None:
     reply = sample("a", "One here. Two here.")
     assert sign.added(reply, reply) == (having, lacking)
     assert sign.present(reply.saying(having))
