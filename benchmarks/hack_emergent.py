@@ -2,8 +2,8 @@
 
 On what `make demo` leaves in the cache. A *flaw* is a way to collect preferences badly: too few,
 with slips, of one condition, or by readers who look at one thing only. A tiny reward model learns
-from them, PPO maximises it, and the detector compares the last iterations' replies with the first
-ones', with the demo's annotators, whom no flaw touches, as gold.
+from them, PPO maximises it, and the detector compares replies of PPO's policy with those of the
+policy that it began with, with the demo's annotators, whom no flaw touches, as gold.
 
 - *cases*: every flaw once, and good preferences for comparison. The policy exploits the model if
   the mean score surely rose and gold's surely by less than half of that (in standard deviations of
@@ -28,7 +28,10 @@ from typing import Any
 
 import numpy as np
 from hack_cases.flaws import FLAWS
+from transformers import AutoTokenizer
 
+from actors.rollout import Request
+from actors.rollout.engine_hf import HFEngine
 from cool_rlhf.annotation.programmatic import annotators
 from cool_rlhf.hacks.detect import Detection, detect
 from cool_rlhf.hacks.evidence import Payment
@@ -36,12 +39,15 @@ from cool_rlhf.hacks.judges import Judge, reward_judge
 from cool_rlhf.hacks.output import write_detection
 from cool_rlhf.hacks.patch.run import run_patch
 from cool_rlhf.hacks.patch.texts import PatchFiles
-from cool_rlhf.hacks.samples import Comparison, compare, read_samples
+from cool_rlhf.hacks.samples import Comparison, Sample, compare, read_samples, write_samples
 from cool_rlhf.hacks.watch.measures import Rewarded, divergence
 from cool_rlhf.online.fast_path import annotators_judge, patchable
 from cool_rlhf.online.settings import FastPathSettings
+from cool_rlhf.ppo.prompts import read_prompts
+from cool_rlhf.ppo.settings import PPOSettings
 from pretrain_core.cache import cache_root
-from pretrain_core.draws import rng
+from pretrain_core.chat import PolicyChat
+from pretrain_core.draws import rng, seed_of
 from pretrain_core.runs import read_json, write_json
 from pretrain_core.runs.lineage import hardware, versions
 from pretrain_core.settings import load
@@ -53,6 +59,7 @@ from reward.trainer import train_reward
 
 RESULT = Path("benchmarks/results/hack_emergent.json")
 CONDITIONS = Path("configs/conditions/demo.yaml")
+PPO = "configs/ppo/tiny.yaml"
 KEYS = ("mean", "low", "high")
 SHARE, ALPHA = 0.5, 0.05  # of the model's gain that gold must share, and how sure we are
 CURED = ("few pairs", "slips", "only detailed")
@@ -60,9 +67,8 @@ GOOD = "good preferences"
 
 
 def fast_path(changes: Sequence[str]) -> FastPathSettings:
-    """Of the tiny models, for the replies that a PPO run has at hand."""
-    given = ["prompts=400", "detect.same_prompts=false", "detect.target_rise=0.2", *changes]
-    return load(FastPathSettings, "configs/recipes/fast-path-tiny.yaml", given).value
+    """Of the tiny models."""
+    return load(FastPathSettings, "configs/recipes/fast-path-tiny.yaml", changes).value
 
 
 def gold_of(demo: Path) -> Judge:
@@ -77,6 +83,14 @@ def preferences(demo: Path, flaw: str, seed: int, most: int) -> list[Preference]
     drawn = rng(seed, "emergent/pairs").permutation(len(records))[:most]
     mine = [records[int(row)] for row in drawn]
     return mine if flaw == GOOD else FLAWS[flaw](mine, lexicon, seed)
+
+
+def held_out(demo: Path, seen: Sequence[Preference]) -> list[Preference]:
+    """Pairs for the gate: the demo's held-out ones, and those of which no side was seen."""
+    known = {side for record in seen for side in (record.chosen, record.rejected)}
+    files = (demo / f"{name}.jsonl" for name in ("held_out_preferences", "preferences"))
+    records = [record for file in files for record in read_preferences(file).records if record.id]
+    return [r for r in records if r.chosen not in known and r.rejected not in known]
 
 
 def train(home: Path, demo: Path, records: Sequence[Preference], seed: int) -> Path:
@@ -98,20 +112,39 @@ def train(home: Path, demo: Path, records: Sequence[Preference], seed: int) -> P
     return out
 
 
-def ppo(home: Path, name: str, model: Path, seed: int, iterations: int) -> Comparison:
-    """Replies of the first and the last iterations of PPO against this model."""
+def ppo(home: Path, name: str, model: Path, seed: int, iterations: int) -> Path:
+    """The policy that PPO makes against this model."""
     run = home / name
-    if not (run / "hacks" / "look.json").exists():
+    policy = run / "checkpoints" / f"{iterations - 1:06d}" / "policy"
+    if not policy.exists():
         shutil.rmtree(run, ignore_errors=True)
         command = [
             str(Path(sys.executable).with_name("cool-rlhf")),
-            *("ppo", "configs/ppo/tiny.yaml", f"reward_model={model}", f"iterations={iterations}"),
-            *(f"run.root={home}", f"run.name={name}", f"run.seed={seed}"),
-            f"hacks.every={iterations}",  # once, at the end, which writes both windows
+            *("ppo", PPO, f"reward_model={model}", f"iterations={iterations}"),
+            *(f"run.root={home}", f"run.name={name}", f"run.seed={seed}", "hacks.every=0"),
         ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    first, last = (read_samples(run / "hacks" / f"{n}.jsonl") for n in ("baseline", "recent"))
-    return compare(first, last, same_prompts=False)
+    return policy
+
+
+def replies(path: Path, policy: Path, demo: Path, name: str, count: int, seed: int) -> Path:
+    """A policy's replies to `count` prompts, the same ones for every policy, as a file."""
+    if path.exists():
+        return path
+    settings = load(PPOSettings, PPO, [f"reward_model={demo / 'reward'}"]).value
+    chat = PolicyChat(AutoTokenizer.from_pretrained(policy))
+    prompts = read_prompts(settings.prompts, chat, Conditions.load(CONDITIONS))
+    asked = {p.id: p for p in prompts.draw(0, 0, min(count, len(prompts)))}
+    requests = [
+        Request(id=p.id, tokens=list(p.tokens), seed=seed_of(seed, f"emergent/{name}", 0, p.id))
+        for p in asked.values()
+    ]
+    rollout = settings.crew.rollout
+    engine = HFEngine(policy, "float32", rollout.max_model_len, rollout.max_num_seqs)
+    finished = engine.generate(requests, settings.sampling, chat.stop_token_ids)
+    said = {reply.id: chat.reply(reply.tokens) for some in finished for reply in some}
+    write_samples(path, [Sample(p.id, p.messages, said[p.id], p.condition) for p in asked.values()])
+    return path
 
 
 def change(comparison: Comparison, reward: Judge, gold: Judge) -> dict[str, Any]:
@@ -163,7 +196,10 @@ def case(home: Path, demo: Path, flaw: str, seed: int, given: argparse.Namespace
     settings, gold = fast_path(given.set), gold_of(demo)
     records = preferences(demo, flaw, seed, given.pairs)
     parent = train(home, demo, records, seed)
-    comparison = ppo(home, "without", parent, seed, given.iterations)
+    policy = ppo(home, "without", parent, seed, given.iterations)
+    first = replies(home / "early.jsonl", demo / "sft", demo, "early", settings.prompts, seed)
+    last = replies(home / "late.jsonl", policy, demo, "late", settings.prompts, seed)
+    comparison = compare(read_samples(first), read_samples(last))
     begun = time.perf_counter()
     with reward_judge(str(parent)) as judge:
         moved = change(comparison, judge, gold)
@@ -175,16 +211,16 @@ def case(home: Path, demo: Path, flaw: str, seed: int, given: argparse.Namespace
         "pairs": len(records),
         "change": moved,
         "findings": described(detection),
-        "last": gold_mean(comparison, gold),
+        "last": gold_mean(last, gold),
         "seconds": round(time.perf_counter() - begun, 1),
     }
     write_json(file, found)
     return found
 
 
-def gold_mean(comparison: Comparison, gold: Judge) -> float:
-    """Mean gold of the last iterations' replies."""
-    return round(float(gold(comparison.late).mean()), 4)
+def gold_mean(samples: Path, gold: Judge) -> float:
+    """What gold says of a policy's replies."""
+    return round(float(gold(read_samples(samples).records).mean()), 4)
 
 
 def cure(home: Path, demo: Path, seed: int, given: argparse.Namespace) -> dict[str, Any]:
@@ -192,29 +228,31 @@ def cure(home: Path, demo: Path, seed: int, given: argparse.Namespace) -> dict[s
     file = home / "cure.json"
     if file.exists():
         return dict(read_json(file))
-    before, settings = read_json(home / "case.json"), fast_path(given.set).patch
+    before, settings = read_json(home / "case.json"), fast_path(given.set)
     hacks = [f["pattern"] for f in before["findings"] if f["verdict"] == "hack"]
-    source, run = home / "found", home / "without" / "hacks"
-    pairs = patchable(source / "pairs.jsonl", settings.least_pairs)
+    source = home / "found"
+    pairs = patchable(source / "pairs.jsonl", settings.patch.least_pairs)
     verdict = "too few pairs" if hacks else "nothing to patch"
     found = {"hacks": hacks, "verdict": verdict, "last": before["last"]}
     if pairs:
-        gold = gold_of(demo)
+        gold, old = gold_of(demo), home / "preferences.jsonl"
+        seen = read_preferences(old).records
         shutil.rmtree(home / "patch", ignore_errors=True)
         files = PatchFiles(
             write_preferences(home / "patched_pairs.jsonl", pairs),
-            old=home / "preferences.jsonl",
-            held_out=demo / "held_out_preferences.jsonl",
-            early=run / "baseline.jsonl",
-            late=run / "recent.jsonl",
+            old=old,
+            held_out=write_preferences(home / "held_out.jsonl", held_out(demo, seen)),
+            early=home / "early.jsonl",
+            late=home / "late.jsonl",
             hacks=source / "hacks.json",
         )
-        patch = run_patch(home / "parent", files, home / "patch", settings, gold=gold)
+        patch = run_patch(home / "parent", files, home / "patch", settings.patch, gold=gold)
         found["verdict"] = patch.gate.verdict
         found["tests"] = {f"{t.name} {t.hack or ''}".strip(): t.verdict for t in patch.gate.tests}
         if patch.through:
-            after = ppo(home, "with", patch.folder, seed, given.iterations)
-            found["last"] = gold_mean(after, gold)
+            policy = ppo(home, "with", patch.folder, seed, given.iterations)
+            last = replies(home / "with.jsonl", policy, demo, "late", settings.prompts, seed)
+            found["last"] = gold_mean(last, gold)
     write_json(file, found)
     return found
 
