@@ -127,23 +127,23 @@ def ppo(home: Path, name: str, model: Path, seed: int, iterations: int) -> Path:
     return policy
 
 
-def replies(path: Path, policy: Path, demo: Path, name: str, count: int, seed: int) -> Path:
+def replies(path: Path, policy: Path, name: str, count: int, seed: int) -> Path:
     """A policy's replies to `count` prompts, the same ones for every policy, as a file."""
     if path.exists():
         return path
-    settings = load(PPOSettings, PPO, [f"reward_model={demo / 'reward'}"]).value
+    settings = load(PPOSettings, PPO).value
     chat = PolicyChat(AutoTokenizer.from_pretrained(policy))
     prompts = read_prompts(settings.prompts, chat, Conditions.load(CONDITIONS))
-    asked = {p.id: p for p in prompts.draw(0, 0, min(count, len(prompts)))}
+    asked = prompts.draw(0, 0, min(count, len(prompts)))
     requests = [
         Request(id=p.id, tokens=list(p.tokens), seed=seed_of(seed, f"emergent/{name}", 0, p.id))
-        for p in asked.values()
+        for p in asked
     ]
     rollout = settings.crew.rollout
     engine = HFEngine(policy, "float32", rollout.max_model_len, rollout.max_num_seqs)
     finished = engine.generate(requests, settings.sampling, chat.stop_token_ids)
     said = {reply.id: chat.reply(reply.tokens) for some in finished for reply in some}
-    write_samples(path, [Sample(p.id, p.messages, said[p.id], p.condition) for p in asked.values()])
+    write_samples(path, [Sample(p.id, p.messages, said[p.id], p.condition) for p in asked])
     return path
 
 
@@ -197,8 +197,8 @@ def case(home: Path, demo: Path, flaw: str, seed: int, given: argparse.Namespace
     records = preferences(demo, flaw, seed, given.pairs)
     parent = train(home, demo, records, seed)
     policy = ppo(home, "without", parent, seed, given.iterations)
-    first = replies(home / "early.jsonl", demo / "sft", demo, "early", settings.prompts, seed)
-    last = replies(home / "late.jsonl", policy, demo, "late", settings.prompts, seed)
+    first = replies(home / "early.jsonl", demo / "sft", "early", settings.prompts, seed)
+    last = replies(home / "late.jsonl", policy, "late", settings.prompts, seed)
     comparison = compare(read_samples(first), read_samples(last))
     begun = time.perf_counter()
     with reward_judge(str(parent)) as judge:
@@ -251,7 +251,7 @@ def cure(home: Path, demo: Path, seed: int, given: argparse.Namespace) -> dict[s
         found["tests"] = {f"{t.name} {t.hack or ''}".strip(): t.verdict for t in patch.gate.tests}
         if patch.through:
             policy = ppo(home, "with", patch.folder, seed, given.iterations)
-            last = replies(home / "with.jsonl", policy, demo, "late", settings.prompts, seed)
+            last = replies(home / "with.jsonl", policy, "late", settings.prompts, seed)
             found["last"] = gold_mean(last, gold)
     write_json(file, found)
     return found
