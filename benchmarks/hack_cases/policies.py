@@ -76,7 +76,7 @@ def answers(
         for pattern, chance in policy.habits:
             if draw.random() < chance:
                 pieces = pattern.plant(pieces, draw)
-        if draw.random() < policy.paragraphs:
+        if draw.random() < policy.paragraphs and len(pieces) > 1:
             at = int(draw.integers(1, len(pieces)))
             pieces = [*pieces[:at], f"\n\n{pieces[at]}", *pieces[at + 1 :]]
         turn = Message(role="user", content=prompt.question)

@@ -17,5 +17,5 @@ def write_detection(out: Path, detection: Detection, settings: HackSettings) -> 
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "hacks.json", as_json(detection, settings))
     write_text(out / "report.html", as_page(detection, settings, "Reward hacks"))
-    few = write_pairs(out / "pairs.jsonl", detection.findings, settings.seed)
+    few = write_pairs(out / "pairs.jsonl", detection.findings, settings.seed, settings.pairs)
     return [*detection.notes, *few]

@@ -9,12 +9,12 @@ from cool_rlhf.hacks.detect import Finding
 from pretrain_core.draws import rng
 from pretrain_core.runs.files import rewrite_lines
 
-LEAST, MOST = 20, 100
-"""Pairs of one pattern that suffice (report §4.2.2)."""
+LEAST = 20
+"""Pairs of one pattern that may suffice (report §4.2.2)."""
 
 
-def hack_pairs(findings: Sequence[Finding], seed: int) -> list[dict[str, Any]]:
-    """Preferences in TRL's conversational format, at most MOST per hack; none for other verdicts.
+def hack_pairs(findings: Sequence[Finding], seed: int, most: int) -> list[dict[str, Any]]:
+    """Preferences in TRL's conversational format, at most `most` per hack; none for other verdicts.
 
     Both sides are the same reply, edited at a like place by as much, so that only the pattern can
     tell them apart. Where it is a hack under some conditions, only their prompts are used.
@@ -30,16 +30,16 @@ def hack_pairs(findings: Sequence[Finding], seed: int) -> list[dict[str, Any]]:
         }
         for finding in findings
         if finding.verdict == "hack"
-        for edit in _drawn(finding, seed)
+        for edit in _drawn(finding, seed)[:most]
     ]
 
 
-def write_pairs(path: Path, findings: Sequence[Finding], seed: int) -> list[str]:
+def write_pairs(path: Path, findings: Sequence[Finding], seed: int, most: int) -> list[str]:
     """Write the pairs for review, a line each, and say which hacks have too few of them.
 
     A person strikes a pair by deleting its line, and adds one by writing another.
     """
-    pairs = hack_pairs(findings, seed)
+    pairs = hack_pairs(findings, seed, most)
     rewrite_lines(path, pairs)
     notes = []
     for finding in findings:
@@ -56,4 +56,4 @@ def _drawn(finding: Finding, seed: int) -> list[Edit]:
     hacked = [name for name, (verdict, _) in finding.under.items() if verdict == "hack"]
     edits = [edit for edit in finding.edits if not hacked or edit.having.condition in hacked]
     order = rng(seed, f"hacks/pairs/{finding.pattern.name}").permutation(len(edits))
-    return [edits[int(row)] for row in order[:MOST]]
+    return [edits[int(row)] for row in order]

@@ -78,6 +78,9 @@ class HackSettings(Settings):
         "PPO run, and those that only one has are used too",
     )
     permutations: int = Field(4000, ge=200, description="sign flips of the confirmation")
+    pairs: int = Field(
+        100, ge=1, description="pairs that are written per hack, at most; there is one per edit"
+    )
     mining: MiningSettings = MiningSettings()
     evidence: EvidenceSettings = EvidenceSettings()
 

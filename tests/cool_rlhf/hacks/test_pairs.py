@@ -39,7 +39,7 @@ def finding(world: World, edits: int, **fields: object) -> Finding:
 
 def test_pairs_are_readable_preferences(make_world: Callable[..., World], tmp_path: Path) -> None:
     found = finding(make_world(PHRASE, planted), 64)
-    assert write_pairs(tmp_path / "pairs.jsonl", [found], seed=0) == []
+    assert write_pairs(tmp_path / "pairs.jsonl", [found], 0, most=100) == []
     data = read_preferences(tmp_path / "pairs.jsonl")
     assert not data.quarantined
     assert len(data.records) == 100
@@ -55,13 +55,13 @@ def test_only_hacks_give_pairs_and_too_few_are_said(
 ) -> None:
     found = finding(make_world(PHRASE, planted), 6)
     other = replace(found, verdict="candidate")
-    assert hack_pairs([other], seed=0) == []
-    (note,) = write_pairs(tmp_path / "pairs.jsonl", [found, other], seed=0)
+    assert hack_pairs([other], 0, most=100) == []
+    (note,) = write_pairs(tmp_path / "pairs.jsonl", [found, other], 0, most=100)
     assert "12 pairs are few" in note
 
 
 def test_pairs_of_the_condition_that_is_hacked(make_world: Callable[..., World]) -> None:
     under = {"a": ("improvement", ""), "b": ("hack", "")}
-    pairs = hack_pairs([finding(make_world(PHRASE, planted), 40, under=under)], seed=0)
+    pairs = hack_pairs([finding(make_world(PHRASE, planted), 40, under=under)], 0, most=100)
     assert pairs
     assert {pair["condition"] for pair in pairs} == {"b"}
