@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hack_cases.flaws import FLAWS
+from hack_flaws import FLAWS
 from transformers import AutoTokenizer
 
 from actors.rollout import Request

@@ -1,4 +1,4 @@
-"""Ways to collect preferences badly: too few, with slips, one-sided, or by careless readers."""
+"""Ways to collect preferences badly: too few, with slips, one-sided, by readers with a weakness."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from cool_rlhf.annotation.programmatic import WORD, Annotator, disfluency
+from cool_rlhf.annotation.programmatic import WORD, Annotator, disfluency, taste
 from pretrain_core.draws import rng
 from reward.data import Preference
 from reward.evaluation.scoring import reply_text
@@ -70,6 +70,13 @@ def long_words(sign: float, lexicon: frozenset[str], text: str) -> tuple[float, 
     return (sum(map(len, words)) / max(1, len(words)),)
 
 
+def likes(pattern: str, sign: float, lexicon: frozenset[str], text: str) -> tuple[float, ...]:
+    """The good annotator's taste, and a weakness for words of a kind: one in thirty is worth 1."""
+    found = re.findall(pattern, text, re.IGNORECASE)
+    weakness = 30 * len(found) / max(1, len(WORD.findall(text)))
+    return (sum(taste(sign, lexicon, text)) + weakness,)
+
+
 FLAWS: dict[str, Flaw] = {
     "few pairs": few,
     "slips": slips,
@@ -83,4 +90,7 @@ FLAWS: dict[str, Flaw] = {
     "reads the first words": partial(read_by, partial(sees, slice(0, 6))),
     "reads the last words": partial(read_by, partial(sees, slice(-6, None))),
     "likes long words": partial(read_by, long_words),
+    "likes we": partial(read_by, partial(likes, r"\b(?:we|our|us)\b")),
+    "likes promises": partial(read_by, partial(likes, r"\b(?:will|shall|must)\b")),
+    "likes figures": partial(read_by, partial(likes, r"\b\d+")),
 }
