@@ -61,6 +61,8 @@ from reward.trainer import train_reward
 RESULT = Path("benchmarks/results/hack_emergent.json")
 CONDITIONS = Path("configs/conditions/demo.yaml")
 PPO = "configs/ppo/tiny.yaml"
+TRAINED = ("epochs=2", "learning_rate=1e-3")
+"""Few pairs: at the recipe's rate such a model has not learnt the weakness of its readers."""
 KEYS = ("mean", "low", "high")
 SHARE, ALPHA = 0.5, 0.05  # of the model's gain that gold must share, and how sure we are
 CURED = ("few pairs", "slips", "only detailed")
@@ -102,7 +104,7 @@ def train(home: Path, demo: Path, records: Sequence[Preference], seed: int) -> P
     if not (out / "reward.json").exists():
         shutil.rmtree(out, ignore_errors=True)
         write_preferences(home / "preferences.jsonl", records)
-        settings = load(RewardTrainSettings, "configs/recipes/reward-tiny.yaml", ["epochs=2"]).value
+        settings = load(RewardTrainSettings, "configs/recipes/reward-tiny.yaml", TRAINED).value
         conditions = Conditions.load(CONDITIONS)
         train_reward(
             settings,
