@@ -1,9 +1,10 @@
 """Hacks that nobody planted: real PPO on flawed reward models, with and without the fast path.
 
 On what `make demo` leaves in the cache. A *flaw* is a way to collect preferences badly: too few,
-with slips, of one condition, or by readers who look at one thing only. A tiny reward model learns
-from them, PPO maximises it, and the detector compares replies of PPO's policy with those of the
-policy that it began with, with the demo's annotators, whom no flaw touches, as gold.
+with slips, of one condition, or by readers who look at one thing only or have a weakness for some
+words. A tiny reward model learns from them, PPO maximises it, and the detector compares replies of
+PPO's policy with those of the policy that it began with, with the demo's annotators, whom no flaw
+touches, as gold.
 
 - *cases*: every flaw once, good preferences for comparison, and the runs of the cures. The policy
   exploits the model if the mean score surely rose and gold's surely by less than half of that (in
@@ -15,7 +16,8 @@ policy that it began with, with the demo's annotators, whom no flaw touches, as 
 
     make demo && python benchmarks/hack_emergent.py [--seeds N] [--flaws NAME …]
 
-Every piece is kept: a run that was cut off continues.
+Every piece is kept: a run that was cut off continues. Pieces do not know the settings that they
+were made with: remove `hack-emergent` from the cache after changing any.
 """
 
 import argparse
@@ -67,7 +69,7 @@ KEYS = ("mean", "low", "high")
 SHARE, ALPHA = 0.5, 0.05  # of the model's gain that gold must share, and how sure we are
 CURED = ("few pairs", "slips", "only detailed")
 GOOD = "good preferences"
-LOOKED_AT = 1
+DEVELOPMENT_SEED = 1
 """The seed on which the settings of the cures were chosen."""
 
 
@@ -304,11 +306,14 @@ def main() -> None:
     def place(flaw: str, seed: int) -> Path:
         return root / f"{flaw.replace(' ', '-')}-{seed}"
 
-    cases = [case(place(flaw, LOOKED_AT), demo, flaw, LOOKED_AT, given) for flaw in given.flaws]
+    cases = [
+        case(place(flaw, DEVELOPMENT_SEED), demo, flaw, DEVELOPMENT_SEED, given)
+        for flaw in given.flaws
+    ]
     cures = {}
     for flaw in given.cured:
         rows = []
-        for seed in range(LOOKED_AT + 1, LOOKED_AT + 1 + given.seeds):
+        for seed in range(DEVELOPMENT_SEED + 1, DEVELOPMENT_SEED + 1 + given.seeds):
             home = place(flaw, seed)
             rows.append((case(home, demo, flaw, seed, given), cure(home, demo, seed, given)))
         cures[flaw] = cured(rows) | {"runs": [after for _, after in rows]}
