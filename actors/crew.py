@@ -124,9 +124,7 @@ class Crew:
 
         Raises WeightPushError when a checksum or the log-prob probe differs.
         """
-        report = push(
-            self.policy, self.rollout, version, trainer_dtype=self.settings.policy.engine.dtype
-        )
+        report = push(self.policy, self.rollout, version)
         self.policy_version = version
         return report
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,8 +69,11 @@ class PolicyWorker(Worker):
         seed: int,
         state: Path | None,
         micro_batch_tokens: int,
-    ) -> None:
-        """Build model and optimiser; with `state`, go on exactly where it was saved."""
+    ) -> torch.dtype:
+        """Build model and optimiser; with `state`, go on exactly where it was saved.
+
+        Returns the format of matrix products.
+        """
         from actors.engines.deepspeed import DeepSpeedEngine
         from actors.engines.door import causal_lm
 
@@ -84,6 +87,7 @@ class PolicyWorker(Worker):
         )
         if state is not None:
             self.engine.load_state(state)
+        return self.engine.products
 
     def logprobs(self, batch: Sequences, temperature: float) -> LogprobResult:
         """Log-probs and entropies of this rank's share, in fixed micro-batches."""
@@ -160,7 +164,10 @@ class PolicyWorker(Worker):
 
 
 class Policy:
-    """Driver-side handle: packed batches in, dealt to the ranks, put together again."""
+    """Driver-side handle: packed batches in, dealt to the ranks, put together again.
+
+    `products`: the format of matrix products, once a model is loaded.
+    """
 
     def __init__(self, group: Group, settings: PolicySettings) -> None:
         self.group = group
@@ -188,7 +195,11 @@ class Policy:
     ) -> Pending[None]:
         """Load a Hugging Face folder to train; `state` is a folder of `save_state`."""
         self.optim = optim
-        return self.group.call("load", model, optim, seed, state, micro_batch_tokens).then(done)
+
+        def loaded(products: Sequence[torch.dtype]) -> None:
+            self.products = products[0]
+
+        return self.group.call("load", model, optim, seed, state, micro_batch_tokens).then(loaded)
 
     def logprobs(self, batch: Sequences, temperature: float = 1.0) -> Pending[LogprobResult]:
         """Log-probs and entropies at the action tokens, fp32 `[tokens]`, 0 elsewhere."""

@@ -4,18 +4,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from actors.batch import Sequences
-from actors.engines.protocol import Dtype
 from actors.forward import Logprobs, logprob_head, over_actions
 from actors.group import Group, Pending, done
 from actors.placement import Placement, RoleResources
 from actors.worker import Rank, Worker
+from pretrain_core.precision import Dtype, products_of
 
 
 class ReferenceSettings(RoleResources):
     """The reference's ranks."""
 
-    dtype: Dtype = "bfloat16"
+    dtype: Dtype = "auto"
 
 
 class ReferenceWorker(Worker):
@@ -31,9 +33,8 @@ class ReferenceWorker(Worker):
 
         model: Any = causal_lm(str(folder)).requires_grad_(False).to(self.place.device)
         self.micro_batch_tokens = micro_batch_tokens
-        self.door = Door(
-            model, model.get_output_embeddings(), autocast=self.settings.dtype == "bfloat16"
-        )
+        half = products_of(self.settings.dtype, self.place.device) == torch.bfloat16
+        self.door = Door(model, model.get_output_embeddings(), autocast=half)
 
     def logprobs(self, batch: Sequences, temperature: float) -> Logprobs:
         """Log-probs of this rank's share, in fixed micro-batches."""

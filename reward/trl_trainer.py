@@ -25,6 +25,7 @@ from transformers import (
 from trl import RewardConfig, RewardTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
+from pretrain_core.precision import warn_of_slow_bf16
 from pretrain_core.runs import Progress, Run, StopSignal, read_json, write_json
 from reward.deepspeed import deepspeed_config
 from reward.errors import RewardTrainingError
@@ -317,6 +318,8 @@ def make_trainer(
 ) -> ConditionalRewardTrainer:
     """A trainer that prints and uploads nothing, and writes only the states it can resume from."""
     deepspeed = settings.launch.engine == "deepspeed"
+    if settings.bf16:
+        warn_of_slow_bf16(model.network.device)
     arguments = RewardConfig(
         output_dir=str(folder),
         seed=seed % 2**32,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from actors.batch import Sequences
 from actors.engines.door import Door
 from actors.engines.protocol import EngineSettings, NonFiniteError, OptimSettings
+from pretrain_core.precision import products_of
 
 _TAG = "engine"
 _HYPERPARAMETERS = ("lr", "betas", "eps", "weight_decay")
@@ -30,8 +31,11 @@ class DeepSpeedEngine:
         self.optim = optim
         self.sharded = settings.zero_stage > 0
         self.model = model
-        self.door = Door(model, head, autocast=settings.dtype == "bfloat16")
+        self.door = Door(model, head, autocast=False)
         self.engine = _initialise(self.door, _adamw(model, optim), optim, settings)
+        # Only now is it known where the model lives.
+        self.products = products_of(settings.dtype, self.engine.device)
+        self.door.autocast = self.products == torch.bfloat16
         if dist.get_world_size() == 1 and not self.sharded:
             # Nothing to add up: spares flattening and copying back the whole gradient.
             self.engine.enable_backward_allreduce = False

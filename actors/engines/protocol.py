@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Protocol
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from actors.batch import Sequences
+from pretrain_core.precision import Dtype
 from pretrain_core.settings import Settings
-
-Dtype = Literal["float32", "bfloat16"]
 
 
 class OptimSettings(Settings):
@@ -32,7 +32,7 @@ class EngineSettings(Settings):
         default=0, description="what ZeRO shards: nothing, optimiser state, gradients too"
     )
     dtype: Dtype = Field(
-        default="bfloat16",
+        default="auto",
         description="of matrix products (autocast); weights and optimiser stay fp32",
     )
 
@@ -46,7 +46,9 @@ class NonFiniteError(ArithmeticError):
 
 
 class Engine(Protocol):
-    """One model with its optimiser on this rank and its peers."""
+    """One model with its optimiser on this rank and its peers; `products`: their format."""
+
+    products: torch.dtype
 
     def outputs(self, batch: Sequences) -> Tensor:
         """Head outputs one position before each action token, `[actions, …]`.

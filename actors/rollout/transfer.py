@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, NoReturn, Protocol
 
+import torch
+
 from actors.batch import Sequences
 from actors.group import ActorFailed, Pending
 from actors.rollout.probe import (
@@ -29,7 +31,9 @@ ROOT_ERROR_WAIT_S = 10.0
 
 
 class Source(Protocol):
-    """What has weights to push: the policy."""
+    """What has weights to push: the policy; `products`: the format of its matrix products."""
+
+    products: torch.dtype
 
     def send_weights(self, address: TransferAddress) -> Pending[Manifest]:
         """Send all weights to whoever receives at the address."""
@@ -58,7 +62,6 @@ def push(
     version: int,
     *,
     probe: bool = True,
-    trainer_dtype: str = "float32",
 ) -> PushReport:
     """Bring the policy's weights into every rollout engine and prove that they are there.
 
@@ -80,7 +83,7 @@ def push(
             raise WeightPushError(f"engine {replica} received {manifest}, the policy sent {sent}")
     rollout.version = version
     seconds = monotonic() - start
-    found = _probe(policy, rollout, version, trainer_dtype) if probe else None
+    found = _probe(policy, rollout, version) if probe else None
     return PushReport(version, sent.checksum, sent.bytes, sent.buckets, seconds, found)
 
 
@@ -102,12 +105,13 @@ def _give_up(rollout: Rollout, receiving: Pending[Any], error: ActorFailed) -> N
     raise root
 
 
-def _probe(policy: Source, rollout: Rollout, version: int, trainer_dtype: str) -> ProbeReport:
+def _probe(policy: Source, rollout: Rollout, version: int) -> ProbeReport:
     requests = probe_requests(rollout.facts.vocab_size, version)
     batch = probe_batch(requests, list(rollout.generate(requests, PROBE_SAMPLING, ())))
     trainer = policy.logprobs(batch)
     engines = rollout.probe(batch)
-    dtype = "bfloat16" if "bfloat16" in (trainer_dtype, rollout.facts.dtype) else "float32"
+    half = policy.products == torch.bfloat16 or rollout.facts.dtype == "bfloat16"
+    dtype = "bfloat16" if half else "float32"
     reports = [
         check_probe(batch, engine, trainer.result().logprobs, dtype, replica)
         for replica, engine in enumerate(engines)

@@ -1,10 +1,10 @@
 """The demo: raw text → base → SFT → conditional reward model → PPO rounds, on real parts."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -70,6 +70,17 @@ def run_demo(resolved: Resolved[DemoSettings], console: Console) -> Run:
         (run.path / "demo.yaml").write_text(resolved.to_yaml(), encoding="utf-8")
         Phases(demo, settings, run, home, console, stop).run_all()
     return run
+
+
+def cut_short(training: Mapping[str, Any]) -> str | None:
+    """What to say of a reward model whose training was ended by its seconds."""
+    if training.get("ended_by") != "time":
+        return None
+    return (
+        f"was ended by its {training['seconds']:.0f} s after {training['steps']} of "
+        f"{training['planned_steps']} steps: this machine is slow, or busy with something else, "
+        "and every figure after it shows less than on an idle one"
+    )
 
 
 @dataclass
@@ -228,6 +239,9 @@ class Phases:
         page = compose(self.run.path)
         print_table(self.console, "reward models on held-out pairs", [header, *rows])
         print_table(self.console, "policies on held-out prompts", stages)
+        for name, model in zip(names, models, strict=True):
+            if cut := cut_short(model.card.training):
+                self.console.print(f"[yellow]the {name} reward model {cut}[/yellow]")
         if self.demo.shortcut is not None:
             self._print_shortcut(context, self.demo.shortcut.opening)
         last = context.policy(self.settings.rounds)

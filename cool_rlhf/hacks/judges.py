@@ -15,6 +15,7 @@ from pretrain_core.errors import InputError
 from pretrain_core.sandbox import bounded_map
 
 if TYPE_CHECKING:
+    from reward.model import RewardModel
     from reward.verifiers import Verdict
 
 Array = npt.NDArray[np.float64]
@@ -40,7 +41,10 @@ def reward_judge(reference: str) -> Iterator[Judge]:
     if reference.startswith(("http://", "https://")):
         yield from _service(reference)
     else:
-        yield _model(reference)
+        from reward.model import RewardModel
+        from reward.registry import resolve_model
+
+        yield model_judge(RewardModel.load(resolve_model(reference)))
 
 
 @contextmanager
@@ -73,6 +77,25 @@ def check_gold(reference: str) -> None:
         read_card(resolve_model(reference))
 
 
+def model_judge(model: "RewardModel") -> Judge:
+    """A reward model in this process; raises InputError naming a sample that it cannot read."""
+    from reward.conditions import UnknownCondition
+    from reward.inputs import RewardInputError
+
+    def judge(samples: Sequence[Sample]) -> Array:
+        inputs = []
+        for sample in samples:
+            try:
+                inputs.append(model.input(_conversation(sample), sample.condition))
+            except (RewardInputError, UnknownCondition) as error:
+                raise InputError(
+                    f"a reply to prompt {sample.id!r} ({sample.asked[:60]!r}): {error}"
+                ) from error
+        return model.score(inputs).double().numpy()
+
+    return judge
+
+
 def labels(path: Path) -> Judge:
     """People's numbers for replies; raises SampleError naming a line without one."""
     from pretrain_core.runs.files import read_lines
@@ -92,28 +115,6 @@ def labels(path: Path) -> Judge:
 
     def judge(samples: Sequence[Sample]) -> Array:
         return np.array([np.mean(known.get((s.id, s.reply), [np.nan])) for s in samples])
-
-    return judge
-
-
-def _model(reference: str) -> Judge:
-    from reward.conditions import UnknownCondition
-    from reward.inputs import RewardInputError
-    from reward.model import RewardModel
-    from reward.registry import resolve_model
-
-    model = RewardModel.load(resolve_model(reference))
-
-    def judge(samples: Sequence[Sample]) -> Array:
-        inputs = []
-        for sample in samples:
-            try:
-                inputs.append(model.input(_conversation(sample), sample.condition))
-            except (RewardInputError, UnknownCondition) as error:
-                raise InputError(
-                    f"a reply to prompt {sample.id!r} ({sample.asked[:60]!r}): {error}"
-                ) from error
-        return model.score(inputs).double().numpy()
 
     return judge
 

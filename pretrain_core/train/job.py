@@ -10,6 +10,7 @@ from pretrain_core.data.store import TokenStore
 from pretrain_core.errors import InputError
 from pretrain_core.model import ModelConfig
 from pretrain_core.parallel import World
+from pretrain_core.precision import products_of
 from pretrain_core.train.settings import FitSettings
 
 if TYPE_CHECKING:
@@ -38,9 +39,9 @@ class Job:
         """The job's data for one rank, at its beginning."""
         return make_loader(self.settings, self.store, self.seed, world)
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self, world: World) -> dict[str, Any]:
         """What decides the course of training; a resumed run must have the same."""
-        keep = {"batch", "optimiser", "max_seconds", "dtype"}
+        keep = {"batch", "optimiser", "max_seconds"}
         return {
             "kind": self.kind,
             "model": self.config.model_dump(),
@@ -48,8 +49,13 @@ class Job:
             "init": None if self.init is None else str(self.init),
             "seed": self.seed,
             "steps": self.steps,
+            "products": self.products(world),
             **self.settings.model_dump(mode="json", include=keep),
         }
+
+    def products(self, world: World) -> str:
+        """The format of matrix products on these devices."""
+        return str(products_of(self.settings.dtype, world.device)).removeprefix("torch.")
 
     def plan(self, world: World) -> list[str]:
         """The arithmetic of the run, a line each."""
@@ -73,7 +79,7 @@ class Job:
             f"length: at most {self.steps:,} steps = {per_step * self.steps:,.0f} tokens "
             f"({self.steps * batch.sequences / rows:.2f} epochs)",
             f"rate: AdamW {optimiser.lr:g}, warm-up over {optimiser.warmup:.0%} of the run, "
-            f"cosine to {optimiser.final:.0%}; products in {settings.dtype}",
+            f"cosine to {optimiser.final:.0%}; products in {self.products(world)}",
             f"memory: about {memory:.1f} GiB a rank",
         ]
         if settings.max_seconds is not None:

@@ -2,10 +2,9 @@
 
 import logging
 
-import torch
-
 from pretrain_core.model import Transformer
 from pretrain_core.parallel import World
+from pretrain_core.precision import products_of
 from pretrain_core.runs import Progress, Run, Stopped, StopSignal
 from pretrain_core.train.job import Job
 from pretrain_core.train.meter import Meter, measured_peak
@@ -72,6 +71,6 @@ def _peak(job: Job, world: World) -> float:
     """FLOP/s of all ranks together."""
     if job.settings.peak_tflops is not None:
         return job.settings.peak_tflops * 1e12 * world.size
-    dtype = torch.bfloat16 if job.settings.dtype == "bf16" else torch.float32
+    products = products_of(job.settings.dtype, world.device)
     # Measured on all ranks at the same time, since on a CPU they share the cores.
-    return float(world.gather([measured_peak(world.device, dtype)]).sum())
+    return float(world.gather([measured_peak(world.device, products)]).sum())

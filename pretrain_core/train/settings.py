@@ -6,6 +6,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from pretrain_core.cache import InputPath
 from pretrain_core.model import ModelConfig, preset
+from pretrain_core.precision import Dtype
 from pretrain_core.runs import RunSettings
 from pretrain_core.settings import Settings, SettingsError
 
@@ -80,7 +81,7 @@ class FitSettings(Settings):
     epochs: float | None = Field(default=None, gt=0.0)
     max_seconds: float | None = Field(default=None, gt=0.0)
     """Time budget of the loop: the schedule ends with it, whichever limit comes first."""
-    dtype: Literal["bf16", "fp32"] = "bf16"
+    dtype: Dtype = "auto"
     """Of matrix products; weights, optimiser, sums and softmax stay fp32."""
     peak_tflops: float | None = Field(default=None, gt=0.0)
     """Peak of one device for the MFU; None measures a matrix product at the start."""

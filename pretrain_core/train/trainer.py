@@ -3,7 +3,6 @@
 import logging
 import math
 import time
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 
 from pretrain_core.data.loader import Step
 from pretrain_core.parallel import World, shard
+from pretrain_core.precision import products_of
 from pretrain_core.runs import StopSignal
 from pretrain_core.train import checkpoint
 from pretrain_core.train.checkpoint import Counters
@@ -37,13 +37,16 @@ class Trainer:
         self.job, self.folder, self.world = job, folder, world
         self.model = make_model(job.config, job.init, job.seed).to(world.device)
         self.objective = NextTokenLoss(self.model)
+        self.half = products_of(job.settings.dtype, world.device) == torch.bfloat16
         shard(self.objective, self.model, world)
         self.optimiser = make_optimiser(self.objective, job.settings.optimiser)
         self.loader = job.loader(world)
         self.counters = Counters()
         path = world.from_lead(checkpoint.newest(folder))
         if path is not None:
-            facts = checkpoint.load(path, self.objective, self.optimiser, job.fingerprint(), world)
+            facts = checkpoint.load(
+                path, self.objective, self.optimiser, job.fingerprint(world), world
+            )
             self.loader.load_state(facts["position"])
             self.counters = Counters(**facts["counters"])
             logger.info("resumed from %s", path)
@@ -73,10 +76,8 @@ class Trainer:
         Raises `NonFiniteError` naming step and documents, on every rank.
         """
         device = self.world.device
-        precision: AbstractContextManager[object] = nullcontext()
-        if self.job.settings.dtype == "bf16":
-            # Weights are cast once per forward pass (autocast keeps the copies inside it).
-            precision = torch.autocast(device.type, torch.bfloat16)
+        # Weights are cast once per forward pass (autocast keeps the copies inside it).
+        precision = torch.autocast(device.type, torch.bfloat16, enabled=self.half)
         # Sharding averages gradients over ranks, the loss is a sum: hence the factor `size`.
         scale = self.world.size / max(step.targets, 1)
         losses = []
@@ -102,7 +103,7 @@ class Trainer:
             raise NonFiniteError(
                 f"step {self.counters.step}: the gradient norm is {norm} although the loss is "
                 f"finite (documents {_some(documents)}); the optimiser did not step. "
-                "Try dtype=fp32 or a lower rate"
+                "Try dtype=float32 or a lower rate"
             )
         rate = settings.lr * factor_at(progress, settings.warmup, settings.final)
         set_rate(self.optimiser, rate)
@@ -119,7 +120,7 @@ class Trainer:
         facts = {
             "counters": asdict(self.counters),
             "position": self.loader.state(),
-            "fingerprint": self.job.fingerprint(),
+            "fingerprint": self.job.fingerprint(self.world),
         }
         keep = self.job.settings.checkpoint.keep
         return checkpoint.save(self.folder, self.objective, self.optimiser, facts, self.world, keep)

@@ -57,8 +57,8 @@ def build_app(gateway: Gateway, access: Access) -> FastAPI:
     async def score(request: Request) -> Response:
         """Score conversations; each item has a score or the reason why it has none."""
         authorise(request)
-        asked = parse(ScoreRequest, await read_body(request, limits.body_bytes), limits)
         try:
+            asked = parse(ScoreRequest, await read_body(request, limits.body_bytes), limits)
             answer = await gateway.score(asked)
         except asyncio.CancelledError:
             gateway.metrics.failure("client_gone")

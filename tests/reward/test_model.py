@@ -22,6 +22,7 @@ from reward.model import (
 )
 from reward.network import ScoreHead
 from reward.packing import pad_right
+from reward.remembering import RememberingModel
 
 TALKS = [
     [
@@ -197,3 +198,24 @@ def test_broken_folders_are_refused(
     (tmp_path / "reward.json").write_text("{")
     with pytest.raises(RewardModelError, match="not a reward model's card"):
         read_card(tmp_path)
+
+
+def test_a_remembering_model_forwards_each_text_once_and_gives_the_same_scores(
+    reward_folder: Path, model: RewardModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forwarded: list[int] = []
+
+    def counted(self: RewardModel, inputs: list[tuple[int, ...]]) -> torch.Tensor:
+        forwarded.append(len(inputs))
+        return original(self, inputs)
+
+    original = RewardModel.forward_heads
+    monkeypatch.setattr(RewardModel, "forward_heads", counted)
+    remembering = RememberingModel.load(reward_folder)
+    inputs = [model.input(talk, name) for talk, name in zip(TALKS, NAMES, strict=True)]
+    first = remembering.score([inputs[0], inputs[0], inputs[1]])
+    again = remembering.score(inputs[::-1])
+    assert forwarded == [2, 1]
+    assert torch.allclose(again, model.score(inputs[::-1]), atol=1e-6)
+    assert torch.equal(first, again[[2, 2, 1]])
+    assert remembering.score([]).shape == (0,)

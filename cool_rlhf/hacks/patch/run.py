@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cool_rlhf.hacks.gate import GateEvidence, GateReport, GateSettings, gate
-from cool_rlhf.hacks.judges import Judge, reward_judge
+from cool_rlhf.hacks.gate import GateReport, GateSettings, gate
+from cool_rlhf.hacks.judges import Judge, model_judge
 from cool_rlhf.hacks.patch.patch import Patched, patch_reward_model
 from cool_rlhf.hacks.patch.recalibration import recalibrated
 from cool_rlhf.hacks.patch.replay import ids
@@ -20,6 +20,7 @@ from reward.evaluation.evaluate import Evaluation, evaluate
 from reward.evaluation.scoring import PairScores, pair_scores
 from reward.export import write_calibrated
 from reward.model import RewardModel
+from reward.remembering import RememberingModel
 
 CHILD, CALIBRATED = "rm", "calibrated"
 PAIRS, RECORD, PAGE = "held_out_pairs.jsonl", "patch.json", "report.html"
@@ -100,15 +101,17 @@ def run_patch(
     child = out / CHILD
     if child.exists():
         raise PatchError(f"{child} is there already: choose another --out or remove it")
-    before = RewardModel.load(parent)
+    # Both read the held-out texts for the gate, for the accuracy and for the page.
+    before = RememberingModel.load(parent)
     texts = read_texts(files, before, settings.gate)
     out.mkdir(parents=True, exist_ok=True)
     patched = patch_reward_model(
         parent, texts.pairs, texts.old, child, settings, parents=files.given, stop=stop
     )
     write_preferences(out / PAIRS, patched.held_out)
-    verdict = through_the_gate(parent, child, texts.evidence(patched.held_out, gold), settings.gate)
-    after = RewardModel.load(child)
+    after = RememberingModel.load(child)
+    evidence = texts.evidence(patched.held_out, gold)
+    verdict = gate(model_judge(before), model_judge(after), evidence, settings.gate)
     result = PatchResult(
         parent,
         child,
@@ -125,14 +128,6 @@ def run_patch(
         result = _recalibrated(result, before, after, out / CALIBRATED)
     write_record(out, result)
     return result
-
-
-def through_the_gate(
-    parent: Path, child: Path, evidence: GateEvidence, settings: GateSettings
-) -> GateReport:
-    """The gate's report on two folders: the one place where a patch meets it."""
-    with reward_judge(str(parent)) as before, reward_judge(str(child)) as after:
-        return gate(before, after, evidence, settings)
 
 
 def write_record(out: Path, result: PatchResult, release: Mapping[str, Any] | None = None) -> None:

@@ -107,6 +107,8 @@ class Holder(Worker):
 class HolderPolicy:
     """The driver's side of `Holder`: a `Source` of weights."""
 
+    products = torch.float32
+
     def __init__(self) -> None:
         self.group = Group("policy", Holder, RoleResources(threads=1))
 

@@ -90,7 +90,7 @@ def test_sft_starts_from_a_folder_a_run_or_a_checkpoint(tmp_path: Path, model_fo
         "batch": {"sequences": 2, "length": 64},
         "optimiser": {"lr": 3e-3},
         "steps": 12,
-        "dtype": "fp32",
+        "dtype": "float32",
         "peak_tflops": 1.0,
     }
     run = Run.create(RunSettings(root=tmp_path, name="first"), None, kind="sft")

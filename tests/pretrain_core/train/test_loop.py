@@ -47,7 +47,7 @@ def base(stores: tuple[Path, Path], tokenizer_folder: Path) -> dict[str, object]
         "batch": {"sequences": 4, "length": 64},
         "optimiser": {"lr": 3e-3, "warmup": 0.1},
         "checkpoint": {"interval": 4},
-        "dtype": "fp32",
+        "dtype": "float32",
         "steps": 8,
         "peak_tflops": 1.0,
         "held_out_tokens": 2000,
@@ -81,7 +81,7 @@ class StopAt(StopSignal):
 
 def test_it_learns_reports_and_exports(tmp_path: Path, base: dict[str, object]) -> None:
     run = new_run(tmp_path, "a")
-    settings = TrainSettings.model_validate({**base, "steps": 30, "dtype": "bf16"})
+    settings = TrainSettings.model_validate({**base, "steps": 30, "dtype": "bfloat16"})
     folder = train(settings, run)
     rows = run.metrics()
     assert rows[-1]["train/loss"] < rows[0]["train/loss"] - 1.0

@@ -30,7 +30,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path) -> 
         "batch": {"sequences": 4, "length": 64, "micro_sequences": 2},
         "optimiser": {"lr": 1e-3},
         "checkpoint": {"interval": 2, "keep": 2},
-        "dtype": "fp32",
+        "dtype": "float32",
         "steps": 4,
         "peak_tflops": 1.0,
     }

@@ -1,6 +1,7 @@
 """The whole service once: real Ray Serve, two replicas, real HTTP, a replica killed under load."""
 
 import asyncio
+import itertools
 import os
 import signal
 import socket
@@ -132,14 +133,16 @@ def test_a_client_that_has_gone_away_is_dropped(service: RunningService) -> None
     )
     body = '{"items":[' + items + "]}"
 
+    # Too early, and the service has not seen it yet; too late, and it has been answered.
+    waits = itertools.cycle(0.01 * 2**step for step in range(8))
+
     def left_and_counted() -> bool:
-        """Each time it may have been answered before it left."""
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(
                 f"POST /v1/score HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKENS.score}\r\n"
                 f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
             )
-            time.sleep(0.01)
+            time.sleep(next(waits))
         return metric(service, 'failures_total{reason="client_gone"}') > before
 
     until(left_and_counted)
