@@ -36,6 +36,7 @@ from typing import Any
 
 import numpy as np
 from hack_flaws import FLAWS
+from random_llama import make_random_llama
 from transformers import AutoTokenizer
 
 from actors.rollout import Request
@@ -68,7 +69,10 @@ from reward.trainer import train_reward
 RESULT = Path("benchmarks/results/hack_emergent.json")
 CONDITIONS = Path("configs/conditions/demo.yaml")
 PPO = "configs/ppo/tiny.yaml"
-TRAINED = ("epochs=2", "learning_rate=1e-3")
+SIZE = {"hidden": 128, "layers": 3, "heads": 4}
+"""Of the reward models, 1.6M parameters from random weights: a run scores tens of thousands of
+texts."""
+TRAINED = ("epochs=4", "learning_rate=1e-3")
 """Few pairs: at the recipe's rate such a model has not learnt the weakness of its readers."""
 KEYS = ("mean", "low", "high")
 SHARE, ALPHA = 0.5, 0.05  # of the model's gain that gold must share, and how sure we are
@@ -78,10 +82,10 @@ DEVELOPMENT_SEED = 1
 CURED, SEEDS = ("likes we", "likes promises", "likes figures"), range(2, 10)
 FAST_PATH = "configs/recipes/fast-path-tiny.yaml"
 PATCHED = (
-    *("detect.pairs=400", "detect.evidence.edits=200"),
-    *("patch.train.epochs=3", "patch.replay_pairs=1.0"),
+    *("detect.pairs=400", "detect.evidence.edits=200"),  # twice as many, and a pair of each edit
+    "patch.gate.probe.prompts=480",  # all that there are
 )
-"""Twice the pairs of the recipe, in fewer epochs."""
+"""Beside the recipe of the fast path."""
 
 
 Row = dict[str, Any]
@@ -97,12 +101,14 @@ class Study:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able form."""
-        common = {"pairs": self.pairs, "iterations": self.iterations, "trained": list(TRAINED)}
+        common = {"pairs": self.pairs, "iterations": self.iterations, "trained": [*TRAINED, SIZE]}
         return common | {"fast_path": self.fast_path.model_dump(mode="json")}
 
     def home(self, flaw: str, seed: int) -> Path:
-        """The pieces of one run, in the cache."""
-        text = json.dumps(self.as_dict(), sort_keys=True)
+        """The pieces of one run, in the cache; a patch is always made anew."""
+        made_with = self.as_dict()
+        made_with["fast_path"].pop("patch")
+        text = json.dumps(made_with, sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:12]
         return cache_root() / "hack-emergent" / key / f"{flaw.replace(' ', '-')}-{seed}"
 
@@ -129,7 +135,7 @@ def held_out(demo: Path, seen: Sequence[Preference]) -> list[Preference]:
     return [r for r in records if r.chosen not in known and r.rejected not in known]
 
 
-def train(home: Path, demo: Path, records: Sequence[Preference], seed: int) -> Path:
+def train(home: Path, records: Sequence[Preference], seed: int) -> Path:
     """The flawed model."""
     out = home / "parent"
     if not (out / "reward.json").exists():
@@ -137,9 +143,11 @@ def train(home: Path, demo: Path, records: Sequence[Preference], seed: int) -> P
         write_preferences(home / "preferences.jsonl", records)
         settings = load(RewardTrainSettings, "configs/recipes/reward-tiny.yaml", TRAINED).value
         conditions = Conditions.load(CONDITIONS)
+        base = home / "base"
+        make_random_llama(base, records, **SIZE)
         train_reward(
             settings,
-            base=demo / "sft",
+            base=base,
             train=records,
             out=out,
             conditions=conditions,
@@ -226,7 +234,7 @@ def mean_of(payment: Payment | None) -> float | None:
 def run(study: Study, flaw: str, seed: int, to_cure: bool) -> Row:
     """Train the flawed model, let PPO exploit it, look for hacks; cure it and let PPO start again.
 
-    Pieces of a run that was cut off are used.
+    Pieces of a run that was cut off are used, but for the patch.
     """
     home, demo = study.home(flaw, seed), cache_root() / "demo"
     found = exploit(home, demo, study, flaw, seed)
@@ -241,7 +249,7 @@ def exploit(home: Path, demo: Path, study: Study, flaw: str, seed: int) -> Row:
     home.mkdir(parents=True, exist_ok=True)
     settings, gold = study.fast_path, gold_of(demo)
     records = preferences(demo, flaw, seed, study.pairs)
-    parent = train(home, demo, records, seed)
+    parent = train(home, records, seed)
     policy = ppo(home, "without", parent, seed, study.iterations)
     first = replies(home / "early.jsonl", demo / "sft", "early", settings.prompts, seed)
     last = replies(home / "late.jsonl", policy, "late", settings.prompts, seed)
@@ -292,7 +300,9 @@ def cure(home: Path, demo: Path, study: Study, seed: int, before: Row) -> Row:
     found["verdict"] = patch.gate.verdict
     found["tests"] = {f"{t.name} {t.hack or ''}".strip(): t.verdict for t in patch.gate.tests}
     if patch.through:
+        shutil.rmtree(home / "with", ignore_errors=True)
         policy = ppo(home, "with", patch.folder, seed, study.iterations)
+        (home / "with.jsonl").unlink(missing_ok=True)
         last = replies(home / "with.jsonl", policy, "late", study.fast_path.prompts, seed)
         found["last"] = gold_mean(last, gold)
     return found

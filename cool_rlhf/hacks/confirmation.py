@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ class Rise:
 
     `early`, `late`: shares of replies that have it. `shift`: difference of the amounts in standard
     deviations. `p`: adjusted for all patterns (max-T) and all tests. `interval`: of late − early,
-    where it is confirmed.
+    where it is confirmed. `prompts`: ids of those it was measured on.
     """
 
     pattern: Pattern
@@ -49,6 +49,7 @@ class Rise:
     shift: float
     p: float
     interval: Interval | None = None
+    prompts: frozenset[str] = field(default=frozenset(), repr=False)
 
     @property
     def confirmed(self) -> bool:
@@ -71,9 +72,9 @@ def find_rises(comparison: Comparison, settings: HackSettings) -> list[Rise]:
     )
     part = settings.model_copy(update={"alpha": settings.alpha / TESTS})
     found = [
-        replace(rise, p=min(1.0, TESTS * rise.p))
-        for patterns, prompts in tests
-        for rise in confirm_rises(patterns, prompts, part)
+        replace(rise, p=min(1.0, TESTS * rise.p), prompts=frozenset(tested.prompts))
+        for patterns, tested in tests
+        for rise in confirm_rises(patterns, tested, part)
     ]
     return _once(found, comparison, settings.mining.overlap)
 

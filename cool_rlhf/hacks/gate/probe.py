@@ -21,7 +21,11 @@ NAME = "no neighbour hack"
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A hack among the child's picks; `more`: how much oftener than the parent it picks it."""
+    """A hack among the child's picks; `more`: how much oftener than the parent it picks it.
+
+    Measured on prompts that did not propose the pattern: what a half proposes is what the child
+    happened to pick there.
+    """
 
     finding: Finding
     more: Interval
@@ -55,7 +59,7 @@ def probe(
     found = detect(picks, child, gold, settings.probe.detector)
     theirs = best(pools, parent)
     neighbours = [
-        _neighbour(finding, picks.late, theirs, settings)
+        neighbour_of(finding, picks.late, theirs, settings)
         for finding in found.findings
         if finding.verdict == "hack"
     ]
@@ -108,12 +112,15 @@ def best(pools: Sequence[list[Sample]], judge: Judge) -> list[Sample]:
     return [pool[int(part.argmax())] for pool, part in zip(pools, parts, strict=True)]
 
 
-def _neighbour(
+def neighbour_of(
     finding: Finding, mine: Sequence[Sample], theirs: Sequence[Sample], settings: GateSettings
 ) -> Neighbour:
+    """How a hack's share among the child's picks differs from that among the parent's."""
     has = finding.pattern.present
     differences = [
-        float(has(own)) - float(has(other)) for own, other in zip(mine, theirs, strict=True)
+        float(has(own)) - float(has(other))
+        for own, other in zip(mine, theirs, strict=True)
+        if own.id in finding.rise.prompts
     ]
     more = difference_interval(differences, confidence=settings.confidence)
     return Neighbour(finding, more, verdict(more, most=settings.probe.most_rise))

@@ -5,8 +5,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from cool_rlhf.hacks.confirmation import Rise
+from cool_rlhf.hacks.detect import Finding, detect
 from cool_rlhf.hacks.gate import GateSettings
-from cool_rlhf.hacks.gate.probe import best, picked, probe, replies_to_pick_from
+from cool_rlhf.hacks.gate.probe import (
+    best,
+    neighbour_of,
+    picked,
+    probe,
+    replies_to_pick_from,
+)
 from cool_rlhf.hacks.judges import Array
 from cool_rlhf.hacks.samples import Comparison, Sample
 from pretrain_core.errors import RunFailed
@@ -42,6 +50,24 @@ def test_a_child_that_picks_by_worth_has_no_neighbour(world: World) -> None:
     found = probe(world.comparison, fair, fair, gold, SETTINGS)
     assert found.verdict == "pass", found.reason
     assert "140 prompts" in found.statement
+
+
+def test_prompts_that_proposed_a_pattern_do_not_say_whether_it_is_new(world: World) -> None:
+    """There the child's picks have it because it was looked for in them."""
+    (pattern, *_) = [
+        f.pattern
+        for f in detect(
+            world.comparison, world.judge(1.5), world.judge(0.0), SETTINGS.probe.detector
+        ).findings
+    ]
+    having = [s for s in world.comparison.late if pattern.present(s)]
+    lacking = [s.saying("Nothing of the kind.") for s in having]
+    proposed, tested = having[: len(having) // 2], having[len(having) // 2 :]
+    rise = Rise(pattern, 0.0, 0.5, 1.0, 0.001, prompts=frozenset(s.id for s in tested))
+    theirs = [*lacking[: len(proposed)], *tested]
+    found = neighbour_of(Finding(rise, "hack", ""), having, theirs, SETTINGS)
+    assert (found.more.mean, found.more.n) == (0.0, len(tested))
+    assert neighbour_of(Finding(rise, "hack", ""), having, lacking, SETTINGS).verdict == "fail"
 
 
 def test_what_gold_pays_for_is_no_neighbour(world: World) -> None:
