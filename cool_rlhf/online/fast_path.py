@@ -71,7 +71,12 @@ def repair_reward_model(context: Context, number: int, stop: StopSignal) -> None
             stop.announce()
         for line in finish(out, patch, Release()):
             logger.info("fast path of round %d: %s", number, line)
-        result |= {"verdict": patch.gate.verdict, "promoted": patch.through}
+        result |= {
+            "patched": list(patch.counts),
+            "left_out": list(patch.left),
+            "verdict": patch.gate.verdict,
+            "promoted": patch.through,
+        }
     write_json(folder / "result.json", result)
 
 

@@ -59,13 +59,30 @@ class GateReport:
     tests: Sequence[Outcome]
 
     @property
+    def counted(self) -> list[Outcome]:
+        """The tests that decide."""
+        return [test for test in self.tests if test.required or test.verdict != "not run"]
+
+    @property
     def verdict(self) -> Verdict:
         """`pass` only if every required test passed: not having seen harm is not enough."""
-        counted = [test for test in self.tests if test.required or test.verdict != "not run"]
+        counted = self.counted
         found = {test.verdict for test in counted}
         if "fail" in found:
             return "fail"
         return "undecided" if not counted or found != {"pass"} else "pass"
+
+    @property
+    def uncured(self) -> dict[str, str]:
+        """The hacks whose own tests alone keep the child from passing, each with a reason.
+
+        None where another test keeps it too, one was not run, or no hack would be left.
+        """
+        short = [test for test in self.counted if test.verdict != "pass"]
+        hacks = {test.hack for test in self.counted if test.hack is not None}
+        found = {test.hack: test.reason for test in short if test.hack is not None}
+        alone = all(test.hack is not None and test.verdict != "not run" for test in short)
+        return found if alone and len(found) < len(hacks) else {}
 
     @property
     def reasons(self) -> list[str]:

@@ -50,6 +50,10 @@ def _pattern(result: PatchResult) -> str:
         f"pairs ({result.settings.replay}). The pairs below were held out."
     )
     text += table(lines, ["hack", "pairs of the training", "held out"])
+    if result.left:
+        rows = [[hack, reason] for hack, reason in result.left.items()]
+        text += paragraph("A first child did not cure these, so this one was made without them:")
+        text += table(rows, ["hack", "why it was left out"])
     text += charts([_paid(result)])
     shown = [row for own in by_hack(held_out).values() for row in _rows(held_out, own)[:EXAMPLES]]
     note = "before: without the pattern, after: with it; scores by the parent, then by the child"

@@ -1,9 +1,13 @@
 """From the files of a patch to a child with the gate's verdict, and the record of both."""
 
+import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import Field
 
 from cool_rlhf.hacks.gate import GateReport, GateSettings, gate
 from cool_rlhf.hacks.judges import Judge, model_judge
@@ -11,9 +15,9 @@ from cool_rlhf.hacks.patch.patch import Patched, patch_reward_model
 from cool_rlhf.hacks.patch.recalibration import recalibrated
 from cool_rlhf.hacks.patch.replay import ids
 from cool_rlhf.hacks.patch.settings import PatchError, PatchSettings
-from cool_rlhf.hacks.patch.split import by_hack
+from cool_rlhf.hacks.patch.split import by_hack, hack_of
 from cool_rlhf.hacks.patch.texts import PatchFiles, PatchTexts, read_texts
-from pretrain_core.runs import StopSignal, hash_file, write_json
+from pretrain_core.runs import StopSignal, hash_file, read_json, write_json
 from reward.card import Calibration
 from reward.data import Preference, write_preferences
 from reward.evaluation.evaluate import Evaluation, evaluate
@@ -22,7 +26,10 @@ from reward.export import write_calibrated
 from reward.model import RewardModel
 from reward.remembering import RememberingModel
 
+logger = logging.getLogger(__name__)
+
 CHILD, CALIBRATED = "rm", "calibrated"
+FIRST, LEFT = "rm_with_uncured", "left_out.json"
 PAIRS, RECORD, PAGE = "held_out_pairs.jsonl", "patch.json", "report.html"
 
 
@@ -30,13 +37,19 @@ class PatchRunSettings(PatchSettings):
     """Settings of `cool-rlhf hacks patch`: the patch, and its gate."""
 
     gate: GateSettings = GateSettings()
+    leave_uncured: bool = Field(
+        False,
+        description="where the own tests of some hacks alone keep the child from passing, patch "
+        "the parent again without those",
+    )
 
 
 @dataclass(frozen=True)
 class PatchResult:
     """A judged child. `folder`: what may be registered; `scores`: of the held-out pattern pairs.
 
-    `accuracy`: of the child, then the parent, on the held-out old pairs.
+    `accuracy`: of the child, then the parent, on the held-out old pairs. `left`: hacks of a first
+    child that were not cured, so that this one was made without them, each with the reason.
     """
 
     parent: Path
@@ -50,6 +63,7 @@ class PatchResult:
     scores: tuple[PairScores, PairScores] = field(repr=False)
     settings: PatchRunSettings
     calibration: Calibration | None = None
+    left: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def through(self) -> bool:
@@ -76,6 +90,7 @@ class PatchResult:
                 name: {"training": one, "held_out": other}
                 for name, (one, other) in self.counts.items()
             },
+            "left_out": dict(self.left),
             "replay": ids(self.patched.replay, self.texts.old),
             "settings": self.settings.model_dump(mode="json"),
             "calibration": vars(self.calibration) if self.calibration else None,
@@ -96,25 +111,58 @@ def run_patch(
 ) -> PatchResult:
     """Patch, judge, and write `out`: the child, the held-out pairs and the record.
 
+    With `leave_uncured` there may be a second child, judged by the same texts: the first one, which
+    must have passed all that is not about a single hack, is then kept as `rm_with_uncured`.
+
     Raises PatchError for an `out` that has a child already, and what its parts raise.
     """
-    child = out / CHILD
-    if child.exists():
-        raise PatchError(f"{child} is there already: choose another --out or remove it")
+    if (out / CHILD).exists():
+        raise PatchError(f"{out / CHILD} is there already: choose another --out or remove it")
     # Both read the held-out texts for the gate, for the accuracy and for the page.
     before = RememberingModel.load(parent)
     texts = read_texts(files, before, settings.gate)
     out.mkdir(parents=True, exist_ok=True)
+    known = out / LEFT
+    left = read_json(known) if settings.leave_uncured and known.exists() else {}
+
+    def attempt(left: Mapping[str, str]) -> PatchResult:
+        kept = replace(texts, pairs=[p for p in texts.pairs if hack_of(p) not in left])
+        return replace(_judged(parent, before, files, kept, out, settings, gold, stop), left=left)
+
+    result = attempt(left)
+    if settings.leave_uncured and not left and (left := result.gate.uncured):
+        logger.info("patched again without %s: not cured", ", ".join(left))
+        shutil.rmtree(out / FIRST, ignore_errors=True)
+        (out / CHILD).rename(out / FIRST)
+        write_json(known, left)
+        result = attempt(left)
+    if recalibrate:
+        result = _recalibrated(result, before, out / CALIBRATED)
+    write_record(out, result)
+    return result
+
+
+def _judged(
+    parent: Path,
+    before: RewardModel,
+    files: PatchFiles,
+    texts: PatchTexts,
+    out: Path,
+    settings: PatchRunSettings,
+    gold: Judge | None,
+    stop: StopSignal | None,
+) -> PatchResult:
+    """One child, and what the gate and the held-out pairs say of it."""
     patched = patch_reward_model(
-        parent, texts.pairs, texts.old, child, settings, parents=files.given, stop=stop
+        parent, texts.pairs, texts.old, out / CHILD, settings, parents=files.given, stop=stop
     )
     write_preferences(out / PAIRS, patched.held_out)
-    after = RememberingModel.load(child)
+    after = RememberingModel.load(patched.folder)
     evidence = texts.evidence(patched.held_out, gold)
     verdict = gate(model_judge(before), model_judge(after), evidence, settings.gate)
-    result = PatchResult(
+    return PatchResult(
         parent,
-        child,
+        patched.folder,
         (before.version, after.version),
         files,
         texts,
@@ -124,10 +172,6 @@ def run_patch(
         (pair_scores(before, patched.held_out), pair_scores(after, patched.held_out)),
         settings,
     )
-    if recalibrate:
-        result = _recalibrated(result, before, after, out / CALIBRATED)
-    write_record(out, result)
-    return result
 
 
 def write_record(out: Path, result: PatchResult, release: Mapping[str, Any] | None = None) -> None:
@@ -135,12 +179,12 @@ def write_record(out: Path, result: PatchResult, release: Mapping[str, Any] | No
     write_json(out / RECORD, result.as_dict() | {"release": dict(release or {})})
 
 
-def _recalibrated(
-    result: PatchResult, before: RewardModel, after: RewardModel, folder: Path
-) -> PatchResult:
+def _recalibrated(result: PatchResult, before: RewardModel, folder: Path) -> PatchResult:
     """With a second folder of the child, whose card has a calibration; raw scores are the same."""
     old: Sequence[Preference] = result.texts.held_out
-    parents, child = (pair_scores(model, old).both for model in (before, after))
+    parents, child = (
+        pair_scores(model, old).both for model in (before, RewardModel.load(result.folder))
+    )
     if before.card.calibration is not None:
         parents = before.card.calibrated(parents)
     found = recalibrated(parents, child, hash_file(result.files.held_out))

@@ -28,7 +28,12 @@ def by_hack(pairs: Sequence[Preference]) -> dict[str, list[Preference]]:
 def with_enough(pairs: Sequence[Preference], least: int) -> list[Preference]:
     """The pairs of the hacks that have at least so many, in their order."""
     enough = {name for name, own in by_hack(pairs).items() if len(own) >= least}
-    return [pair for pair in pairs if (pair.source or "").removeprefix(HACK) in enough]
+    return [pair for pair in pairs if hack_of(pair) in enough]
+
+
+def hack_of(pair: Preference) -> str:
+    """The hack that a pattern pair is of."""
+    return (pair.source or "").removeprefix(HACK)
 
 
 def split_pairs(

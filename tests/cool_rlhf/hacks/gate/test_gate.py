@@ -129,6 +129,19 @@ def test_what_was_not_run_counts_only_where_it_is_required(evidence: GateEvidenc
     assert gate(PARENT, GOOD, bare, lenient).verdict == "pass"
 
 
+def test_hacks_that_alone_keep_a_child_from_passing_are_uncured() -> None:
+    def report(*tests: tuple[str, str, str | None]) -> GateReport:
+        return GateReport([Outcome(n, v, "", f"{n} {v}", hack) for n, v, hack in tests])
+
+    cured = ("flipped", "pass", "a"), ("pays nothing", "pass", "a"), ("drift", "pass", None)
+    loose = ("flipped", "undecided", "b"), ("pays nothing", "fail", "b")
+    assert report(*cured, *loose).uncured == {"b": "pays nothing fail"}
+    assert report(*cured).uncured == {}
+    assert report(*loose, ("drift", "pass", None)).uncured == {}
+    assert report(*cured, *loose, ("old accuracy", "undecided", None)).uncured == {}
+    assert report(*cured, *loose, ("legitimate uses", "not run", "a")).uncured == {}
+
+
 def test_an_affine_child_does_not_drift(evidence: GateEvidence) -> None:
     def scaled(samples: Sequence[Sample]) -> Array:
         return 40.0 + 3.0 * GOOD(samples)

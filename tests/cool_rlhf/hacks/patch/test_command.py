@@ -1,7 +1,9 @@
 """`cool-rlhf hacks patch` with real reward models: through the gate, and not."""
 
 import json
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -19,7 +21,7 @@ from reward.model import RewardModel, read_card
 from reward.registry import Registry
 from reward.service.access import ADMIN_VARIABLE
 from reward.service.schemas import ModelStatus
-from tests.hacked import TRAIN, Hacked
+from tests.hacked import TRAIN, Hacked, old_pairs, turned
 
 GATE = ["gate.require_probe=false", "gate.require_legitimate=false", "gate.margin=0.1"]
 GATE += ["gate.least_flipped=0.25"]
@@ -120,6 +122,29 @@ def test_a_patch_goes_through_the_gate_into_the_registry_and_the_service(
 
     with pytest.raises(PatchError, match="choose another --out"):
         run(hacked, files, out)
+
+
+def test_a_hack_that_is_not_cured_does_not_keep_another_one_from_being_cured(
+    hacked: Hacked, files: dict[str, Path], tmp_path: Path
+) -> None:
+    """What the model rightly pays for cannot be levelled beside old pairs that hold it."""
+    loose = [replace(turned(p), source="hack:loose", id=f"l/{p.id}") for p in old_pairs(45, 6)]
+    given = files | {"pairs": write_preferences(tmp_path / "two.jsonl", hacked.pairs + loose)}
+    out = tmp_path / "out"
+    result = run(hacked, given, out, "replay_pairs=2", "leave_uncured=true")
+    assert result.exit_code == 0, result.output
+    assert "left out, not cured: loose" in result.output
+    record = json.loads((out / "patch.json").read_text())
+    assert list(record["pairs"]) == ["indeed"]
+    assert list(record["left_out"]) == ["loose"]
+    assert read_card(out / "rm_with_uncured").version != record["child"]["version"]
+    assert "was made without them" in (out / "report.html").read_text()
+
+    # Killed after the decision: the same command makes the second child, and that one alone.
+    shutil.rmtree(out / "rm")
+    again = run(hacked, given, out, "replay_pairs=2", "leave_uncured=true")
+    assert again.exit_code == 0, again.output
+    assert json.loads((out / "patch.json").read_text())["child"] == record["child"]
 
 
 def test_a_patch_that_over_corrects_is_kept_but_not_promoted(
