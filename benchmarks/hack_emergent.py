@@ -46,6 +46,7 @@ from cool_rlhf.hacks.detect import Detection, detect
 from cool_rlhf.hacks.evidence import Payment
 from cool_rlhf.hacks.judges import Judge, reward_judge
 from cool_rlhf.hacks.output import write_detection
+from cool_rlhf.hacks.patch.found import read_hacks
 from cool_rlhf.hacks.patch.run import run_patch
 from cool_rlhf.hacks.patch.texts import PatchFiles
 from cool_rlhf.hacks.samples import Comparison, Sample, compare, read_samples, write_samples
@@ -79,11 +80,13 @@ SHARE, ALPHA = 0.5, 0.05  # of the model's gain that gold must share, and how su
 GOOD = "good preferences"
 DEVELOPMENT_SEED = 1
 """The seed on which the settings of the cures were chosen."""
-CURED, SEEDS = ("likes we", "likes promises", "likes figures"), range(2, 10)
+CURED, SEEDS = ("likes we", "likes commas", "likes figures"), range(2, 10)
 FAST_PATH = "configs/recipes/fast-path-tiny.yaml"
 PATCHED = (
-    *("detect.pairs=400", "detect.evidence.edits=200"),  # twice as many, and a pair of each edit
-    "patch.gate.probe.prompts=480",  # all that there are
+    # Twice as many edits, a pair of each, and more patterns: loose groups come before wordings.
+    *("detect.pairs=400", "detect.evidence.edits=200", "detect.evidence.confirmed=10"),
+    # So many pairs are learnt in fewer epochs; the probe has all the prompts that there are.
+    *("patch.train.epochs=4", "patch.gate.probe.prompts=480"),
 )
 """Beside the recipe of the fast path."""
 
@@ -105,9 +108,8 @@ class Study:
         return common | {"fast_path": self.fast_path.model_dump(mode="json")}
 
     def home(self, flaw: str, seed: int) -> Path:
-        """The pieces of one run, in the cache; a patch is always made anew."""
-        made_with = self.as_dict()
-        made_with["fast_path"].pop("patch")
+        """The model, the policy and the replies of one run, in the cache."""
+        made_with = self.as_dict() | {"fast_path": self.fast_path.prompts}
         text = json.dumps(made_with, sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:12]
         return cache_root() / "hack-emergent" / key / f"{flaw.replace(' ', '-')}-{seed}"
@@ -234,42 +236,39 @@ def mean_of(payment: Payment | None) -> float | None:
 def run(study: Study, flaw: str, seed: int, to_cure: bool) -> Row:
     """Train the flawed model, let PPO exploit it, look for hacks; cure it and let PPO start again.
 
-    Pieces of a run that was cut off are used, but for the patch.
+    The model, PPO's policy and the replies of a run that was cut off are used.
     """
     home, demo = study.home(flaw, seed), cache_root() / "demo"
-    found = exploit(home, demo, study, flaw, seed)
+    pairs = exploit(home, demo, study, flaw, seed)
+    found = {"flaw": flaw, "seed": seed, "pairs": pairs} | look(home, demo, study)
     return found | {"cure": cure(home, demo, study, seed, found)} if to_cure else found
 
 
-def exploit(home: Path, demo: Path, study: Study, flaw: str, seed: int) -> Row:
-    """A flawed model, PPO against it, and what the detector says."""
-    file = home / "run.json"
-    if file.exists():
-        return dict(read_json(file))
+def exploit(home: Path, demo: Path, study: Study, flaw: str, seed: int) -> int:
+    """A flawed model, PPO against it, replies of both policies; returns the model's pairs."""
     home.mkdir(parents=True, exist_ok=True)
-    settings, gold = study.fast_path, gold_of(demo)
     records = preferences(demo, flaw, seed, study.pairs)
-    parent = train(home, records, seed)
-    policy = ppo(home, "without", parent, seed, study.iterations)
-    first = replies(home / "early.jsonl", demo / "sft", "early", settings.prompts, seed)
-    last = replies(home / "late.jsonl", policy, "late", settings.prompts, seed)
-    comparison = compare(read_samples(first), read_samples(last))
-    begun = time.perf_counter()
-    with reward_judge(str(parent)) as judge:
+    policy = ppo(home, "without", train(home, records, seed), seed, study.iterations)
+    prompts = study.fast_path.prompts
+    replies(home / "early.jsonl", demo / "sft", "early", prompts, seed)
+    replies(home / "late.jsonl", policy, "late", prompts, seed)
+    return len(records)
+
+
+def look(home: Path, demo: Path, study: Study) -> Row:
+    """Whether the model is exploited, and what the detector says."""
+    gold, begun = gold_of(demo), time.perf_counter()
+    comparison = compare(*(read_samples(home / f"{which}.jsonl") for which in ("early", "late")))
+    with reward_judge(str(home / "parent")) as judge:
         moved = change(comparison, judge, gold)
-        detection = detect(comparison, judge, gold, settings.detect)
-    write_detection(home / "found", detection, settings.detect)
-    found = {
-        "flaw": flaw,
-        "seed": seed,
-        "pairs": len(records),
+        detection = detect(comparison, judge, gold, study.fast_path.detect)
+    write_detection(home / "found", detection, study.fast_path.detect)
+    return {
         "change": moved,
         "findings": described(detection),
-        "last": gold_mean(last, gold),
+        "last": gold_mean(home / "late.jsonl", gold),
         "seconds": round(time.perf_counter() - begun, 1),
     }
-    write_json(file, found)
-    return found
 
 
 def gold_mean(samples: Path, gold: Judge) -> float:
@@ -305,7 +304,19 @@ def cure(home: Path, demo: Path, study: Study, seed: int, before: Row) -> Row:
         (home / "with.jsonl").unlink(missing_ok=True)
         last = replies(home / "with.jsonl", policy, "late", study.fast_path.prompts, seed)
         found["last"] = gold_mean(last, gold)
+        found["shares"] = shares(home, list(patch.counts))
     return found
+
+
+def shares(home: Path, hacks: Sequence[str]) -> dict[str, list[float]]:
+    """Of each patched hack: its share of the last replies without and with the fast path."""
+    last = [read_samples(home / f"{which}.jsonl").records for which in ("late", "with")]
+    return {
+        hack.name: [
+            round(float(np.mean([hack.pattern.present(s) for s in samples])), 3) for samples in last
+        ]
+        for hack in read_hacks(home / "found" / "hacks.json", hacks)
+    }
 
 
 def exploited(rows: Sequence[Row]) -> dict[str, int]:

@@ -91,7 +91,7 @@ FLAWS: dict[str, Flaw] = {
     "reads the last words": partial(read_by, partial(sees, slice(-6, None))),
     "likes long words": partial(read_by, long_words),
     "likes we": partial(read_by, partial(likes, r"\b(?:we|our|us)\b")),
-    "likes I": partial(read_by, partial(likes, r"\b(?:I|my|me)\b")),
+    "likes commas": partial(read_by, partial(likes, r",")),
     "likes promises": partial(read_by, partial(likes, r"\b(?:will|shall|must)\b")),
     "likes figures": partial(read_by, partial(likes, r"\b\d+")),
 }
