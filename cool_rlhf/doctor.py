@@ -33,11 +33,14 @@ class Check:
     advice: str = ""
 
 
-def diagnose(shared_memory: Path = Path("/dev/shm")) -> list[Check]:
+def diagnose(
+    shared_memory: Path = Path("/dev/shm"), processor: Path = Path("/proc/cpuinfo")
+) -> list[Check]:
     """Look at machine, packages and environment without importing anything slow."""
     return [
         _python(),
         _cores(),
+        *_products(processor),
         _memory(),
         *_shared_memory(shared_memory),
         *_pins(),
@@ -73,6 +76,16 @@ def _cores() -> Check:
     usable = cores()
     advice = "" if usable >= 2 else "the roles take turns on one core: expect long iterations"
     return Check("cores", usable >= 2, f"{usable} usable", advice)
+
+
+def _products(processor: Path) -> list[Check]:
+    """What `dtype: auto` means on this processor, as `pretrain_core.precision` decides it."""
+    if not processor.is_file():
+        return []
+    if "avx512f" in processor.read_text(encoding="utf-8").split():
+        return [Check("matrix products", True, "bf16 (AVX-512)")]
+    advice = "the demo trains for fixed seconds: without a GPU its models learn less here"
+    return [Check("matrix products", True, "fp32 (no AVX-512)", advice)]
 
 
 def _memory() -> Check:

@@ -28,6 +28,16 @@ def test_leaked_segments_are_counted(tmp_path: Path) -> None:
     assert f"rm {tmp_path}/psm_*" in leaked.advice
 
 
+@pytest.mark.parametrize(("flags", "products"), [("avx2 fma", "fp32"), ("avx2 avx512f", "bf16")])
+def test_what_the_processor_multiplies(tmp_path: Path, flags: str, products: str) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"flags\t: {flags}\n")
+    found = next(c for c in diagnose(processor=cpuinfo) if c.name == "matrix products")
+    assert found.ok
+    assert found.detail.startswith(products)
+    assert not [c for c in diagnose(processor=tmp_path / "none") if c.name == "matrix products"]
+
+
 def test_wrong_pins_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = ["numpy==0.1", "nonesuch-package", "pydantic>=2", "torch==9; extra == 'cpu'"]
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: wanted)
