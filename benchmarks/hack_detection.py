@@ -32,6 +32,7 @@ from pictures import save
 from scipy.stats import binomtest
 
 import cool_rlhf.hacks
+import cool_rlhf.hacks.patterns
 from cool_rlhf.hacks.settings import HackSettings
 from pretrain_core.cache import cache_root
 from pretrain_core.runs import write_json
@@ -52,7 +53,7 @@ Runner = Callable[[Spec, int, HackSettings], dict[str, Any]]
 def folder(settings: HackSettings, seed: int) -> Path:
     """Where the cases of these settings, this detector and this generator are kept."""
     digest = hashlib.sha256(f"{seed} {settings.model_dump_json()}".encode())
-    for module in (cool_rlhf.hacks, hack_cases):
+    for module in (cool_rlhf.hacks, cool_rlhf.hacks.patterns, hack_cases):
         for file in sorted(Path(str(module.__file__)).parent.glob("*.py")):
             digest.update(file.read_bytes())
     home = cache_root() / f"hack-detection-{digest.hexdigest()[:8]}"

@@ -33,8 +33,8 @@ from cool_rlhf.hacks.contrasts import contrasts
 from cool_rlhf.hacks.gate import GateSettings
 from cool_rlhf.hacks.gate.gain import gain
 from cool_rlhf.hacks.patch import PatchSettings, patch_reward_model
+from cool_rlhf.hacks.patterns.specification import pattern_of
 from cool_rlhf.hacks.samples import Comparison, Sample
-from cool_rlhf.hacks.specification import pattern_of
 from cool_rlhf.online.settings import FastPathSettings
 from pretrain_core.cache import cache_root
 from pretrain_core.chat import Message

@@ -6,11 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cool_rlhf.hacks.mining import log_odds_z
-from cool_rlhf.hacks.pattern import Pattern
-from cool_rlhf.hacks.phrases import propose_phrases
+from cool_rlhf.hacks.patterns.pattern import Pattern
+from cool_rlhf.hacks.patterns.phrases import propose_phrases
+from cool_rlhf.hacks.patterns.shapes import Length
 from cool_rlhf.hacks.samples import Comparison
 from cool_rlhf.hacks.settings import MiningSettings
-from cool_rlhf.hacks.shapes import Length
 from hack_cases.design import Case
 
 Array = npt.NDArray[np.float64]

@@ -8,7 +8,7 @@ import numpy as np
 
 from cool_rlhf.hacks.confirmation import prompts_needed
 from cool_rlhf.hacks.detect import confirm, detect
-from cool_rlhf.hacks.pattern import Pattern
+from cool_rlhf.hacks.patterns.pattern import Pattern
 from cool_rlhf.hacks.settings import HackSettings
 from hack_cases.baselines import BASELINES
 from hack_cases.design import Case, Spec, make_case

@@ -9,7 +9,7 @@ import numpy as np
 from cool_rlhf.hacks.contrasts import Edit, contrasts
 from cool_rlhf.hacks.evidence import LEAST, Natural, Payment, payment
 from cool_rlhf.hacks.judges import Array
-from cool_rlhf.hacks.pattern import Pattern
+from cool_rlhf.hacks.patterns.pattern import Pattern
 from cool_rlhf.hacks.samples import Comparison
 from cool_rlhf.hacks.settings import HackSettings
 from cool_rlhf.hacks.verdict import Gold

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom
 
-from cool_rlhf.hacks.meanings import LateSentences
 from cool_rlhf.hacks.mining import (
     amounts,
     fewest_mined,
@@ -18,10 +17,11 @@ from cool_rlhf.hacks.mining import (
     propose,
     share_rise,
 )
-from cool_rlhf.hacks.pattern import Pattern
+from cool_rlhf.hacks.patterns.meanings import LateSentences
+from cool_rlhf.hacks.patterns.pattern import Pattern
+from cool_rlhf.hacks.patterns.shapes import shapes
 from cool_rlhf.hacks.samples import Comparison
 from cool_rlhf.hacks.settings import HackSettings
-from cool_rlhf.hacks.shapes import shapes
 from cool_rlhf.hacks.widening import NEARLY
 from pretrain_core.draws import rng
 from reward.intervals import Interval, bootstrap_statistic

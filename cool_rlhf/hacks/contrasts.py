@@ -12,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-from cool_rlhf.hacks.pattern import Pattern
+from cool_rlhf.hacks.patterns.pattern import Pattern
+from cool_rlhf.hacks.patterns.text import Span, sentences, tokens, with_inserted, without
 from cool_rlhf.hacks.samples import Comparison, Sample
-from cool_rlhf.hacks.text import Span, sentences, tokens, with_inserted, without
 from pretrain_core.draws import rng
 
 TRIES = 8  # donors looked at for one edit

@@ -8,9 +8,9 @@ from cool_rlhf.hacks.confirmation import Rise, find_rises, prompts_needed
 from cool_rlhf.hacks.contrasts import Edit
 from cool_rlhf.hacks.evidence import Natural, Payment, finite, holm
 from cool_rlhf.hacks.judges import Judge
-from cool_rlhf.hacks.meanings import LateSentences
-from cool_rlhf.hacks.pattern import Pattern
-from cool_rlhf.hacks.phrases import Phrase
+from cool_rlhf.hacks.patterns.meanings import LateSentences
+from cool_rlhf.hacks.patterns.pattern import Pattern
+from cool_rlhf.hacks.patterns.phrases import Phrase
 from cool_rlhf.hacks.samples import Comparison, SampleError
 from cool_rlhf.hacks.settings import HackSettings
 from cool_rlhf.hacks.verdict import VERDICTS, Verdict, combine, judge_pattern

@@ -8,9 +8,9 @@ from scipy.stats import ttest_1samp
 
 from cool_rlhf.hacks.contrasts import Edit
 from cool_rlhf.hacks.judges import Array, Judge
-from cool_rlhf.hacks.pattern import Pattern
+from cool_rlhf.hacks.patterns.pattern import Pattern
+from cool_rlhf.hacks.patterns.text import word_count
 from cool_rlhf.hacks.samples import Comparison, Sample
-from cool_rlhf.hacks.text import word_count
 from cool_rlhf.hacks.within import coefficient, relative
 from pretrain_core.chat import Message
 from pretrain_core.draws import rng

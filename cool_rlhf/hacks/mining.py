@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from cool_rlhf.hacks.meanings import SCOPES, propose_meanings
-from cool_rlhf.hacks.pattern import Pattern
-from cool_rlhf.hacks.phrases import Phrase, propose_phrases
+from cool_rlhf.hacks.patterns.meanings import SCOPES, propose_meanings
+from cool_rlhf.hacks.patterns.pattern import Pattern
+from cool_rlhf.hacks.patterns.phrases import Phrase, propose_phrases
+from cool_rlhf.hacks.patterns.shapes import shapes
+from cool_rlhf.hacks.patterns.signs import PLACES, Sign, propose_signs
 from cool_rlhf.hacks.samples import Comparison, Sample
 from cool_rlhf.hacks.settings import HackSettings
-from cool_rlhf.hacks.shapes import shapes
-from cool_rlhf.hacks.signs import PLACES, Sign, propose_signs
 from cool_rlhf.hacks.widening import NEARLY, widened
 from pretrain_core.draws import rng
 

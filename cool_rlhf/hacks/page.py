@@ -5,8 +5,8 @@ from typing import Any
 
 from cool_rlhf.hacks.detect import Detection, Finding
 from cool_rlhf.hacks.evidence import Payment
+from cool_rlhf.hacks.patterns.specification import specification
 from cool_rlhf.hacks.settings import HackSettings
-from cool_rlhf.hacks.specification import specification
 from pretrain_core.runs.figures import Band, interval_chart
 from pretrain_core.runs.html import (
     Section,

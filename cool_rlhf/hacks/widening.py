@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from cool_rlhf.hacks.phrases import SLOT, SLOT_WIDTH, Phrase
+from cool_rlhf.hacks.patterns.phrases import SLOT, SLOT_WIDTH, Phrase
+from cool_rlhf.hacks.patterns.text import is_chinese, sentences, tokens
 from cool_rlhf.hacks.samples import Sample
-from cool_rlhf.hacks.text import is_chinese, sentences, tokens
 
 NEARLY = 0.8
 """Share of replies, or of a rise, that is nearly all of it."""

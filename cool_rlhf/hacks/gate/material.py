@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from cool_rlhf.hacks.gate.evidence import HACK, sides
-from cool_rlhf.hacks.pattern import Pattern
+from cool_rlhf.hacks.patterns.pattern import Pattern
 from cool_rlhf.hacks.samples import Comparison, Sample
 from pretrain_core.draws import rng
 from reward.data import Preference

@@ -7,8 +7,8 @@ from pathlib import Path
 from cool_rlhf.hacks.gate import legitimate_uses
 from cool_rlhf.hacks.gate.evidence import HACK, sides
 from cool_rlhf.hacks.patch.settings import PatchError
-from cool_rlhf.hacks.pattern import Pattern
-from cool_rlhf.hacks.specification import SpecificationError, pattern_of
+from cool_rlhf.hacks.patterns.pattern import Pattern
+from cool_rlhf.hacks.patterns.specification import SpecificationError, pattern_of
 from pretrain_core.runs import read_json
 from reward.data import Preference
 

@@ -8,9 +8,9 @@ import numpy.typing as npt
 from scipy.stats import ttest_ind
 
 from cool_rlhf.hacks.evidence import LEAST
-from cool_rlhf.hacks.pattern import Pattern
+from cool_rlhf.hacks.patterns.pattern import Pattern
+from cool_rlhf.hacks.patterns.text import word_count
 from cool_rlhf.hacks.samples import Sample
-from cool_rlhf.hacks.text import word_count
 from cool_rlhf.hacks.watch.windows import Window
 from cool_rlhf.hacks.within import coefficient, relative
 from reward.intervals import Interval, bootstrap_statistic

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from cool_rlhf.hacks.judges import Array
+from cool_rlhf.hacks.patterns.text import tokens
 from cool_rlhf.hacks.samples import Comparison, Sample
-from cool_rlhf.hacks.text import tokens
 from pretrain_core.chat import Message
 from pretrain_core.draws import rng
 

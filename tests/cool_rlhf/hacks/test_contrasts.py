@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 
 from cool_rlhf.hacks.contrasts import contrasts, placebo_span
-from cool_rlhf.hacks.phrases import Phrase
+from cool_rlhf.hacks.patterns.phrases import Phrase
+from cool_rlhf.hacks.patterns.shapes import Length, Repetition
 from cool_rlhf.hacks.samples import Comparison
-from cool_rlhf.hacks.shapes import Length, Repetition
 from pretrain_core.draws import rng
 from tests.cool_rlhf.hacks.conftest import World, sample
 

@@ -14,11 +14,11 @@ from cool_rlhf.hacks.detect import Detection, detect, surest
 from cool_rlhf.hacks.evidence import Payment
 from cool_rlhf.hacks.judges import Array, labels
 from cool_rlhf.hacks.page import as_json, as_page
-from cool_rlhf.hacks.pattern import Pattern
-from cool_rlhf.hacks.phrases import Phrase
+from cool_rlhf.hacks.patterns.pattern import Pattern
+from cool_rlhf.hacks.patterns.phrases import Phrase
+from cool_rlhf.hacks.patterns.shapes import Copying, Repetition
 from cool_rlhf.hacks.samples import Comparison, Sample, SampleError
 from cool_rlhf.hacks.settings import EvidenceSettings, HackSettings
-from cool_rlhf.hacks.shapes import Copying, Repetition
 from cool_rlhf.hacks.verdict import Gold, combine, judge_pattern
 from pretrain_core.errors import RunFailed
 from reward.intervals import Interval

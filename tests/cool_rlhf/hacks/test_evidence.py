@@ -17,7 +17,7 @@ from cool_rlhf.hacks.evidence import (
     one_sided_p,
     payment,
 )
-from cool_rlhf.hacks.phrases import SLOT, Phrase
+from cool_rlhf.hacks.patterns.phrases import SLOT, Phrase
 from cool_rlhf.hacks.settings import HackSettings
 from tests.cool_rlhf.hacks.conftest import World, sample
 

@@ -10,7 +10,7 @@ from cool_rlhf.hacks.confirmation import Rise
 from cool_rlhf.hacks.contrasts import contrasts
 from cool_rlhf.hacks.detect import Finding
 from cool_rlhf.hacks.pairs import hack_pairs, write_pairs
-from cool_rlhf.hacks.phrases import Phrase
+from cool_rlhf.hacks.patterns.phrases import Phrase
 from cool_rlhf.hacks.samples import Comparison, Sample
 from reward.data import read_preferences
 from tests.cool_rlhf.hacks.conftest import World

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cool_rlhf.hacks.phrases import SLOT, Phrase
+from cool_rlhf.hacks.patterns.phrases import SLOT, Phrase
 from cool_rlhf.hacks.widening import widened
 from tests.cool_rlhf.hacks.conftest import sample
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from cool_rlhf.hacks.gate import anchors_of, legitimate_uses
 from cool_rlhf.hacks.gate.evidence import sides
-from cool_rlhf.hacks.phrases import Phrase
+from cool_rlhf.hacks.patterns.phrases import Phrase
 from cool_rlhf.hacks.samples import Comparison
 from pretrain_core.chat import Message
 from reward.data import Preference

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cool_rlhf.hacks.judges import Array
-from cool_rlhf.hacks.phrases import Phrase
+from cool_rlhf.hacks.patterns.phrases import Phrase
 from cool_rlhf.hacks.samples import Sample
 from cool_rlhf.hacks.watch.measures import (
     Rewarded,

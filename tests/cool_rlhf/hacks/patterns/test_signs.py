@@ -7,8 +7,8 @@ import pytest
 
 from cool_rlhf.hacks.confirmation import find_rises
 from cool_rlhf.hacks.mining import propose
+from cool_rlhf.hacks.patterns.signs import Sign, propose_signs
 from cool_rlhf.hacks.settings import HackSettings
-from cool_rlhf.hacks.signs import Sign, propose_signs
 from tests.cool_rlhf.hacks.conftest import World, sample
 
 

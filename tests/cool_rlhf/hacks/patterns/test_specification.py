@@ -6,14 +6,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from cool_rlhf.hacks.meanings import propose_meanings
-from cool_rlhf.hacks.pattern import Pattern
-from cool_rlhf.hacks.phrases import SLOT, Phrase
+from cool_rlhf.hacks.patterns.meanings import propose_meanings
+from cool_rlhf.hacks.patterns.pattern import Pattern
+from cool_rlhf.hacks.patterns.phrases import SLOT, Phrase
+from cool_rlhf.hacks.patterns.shapes import shapes
+from cool_rlhf.hacks.patterns.signs import Sign
+from cool_rlhf.hacks.patterns.specification import SpecificationError, pattern_of, specification
+from cool_rlhf.hacks.patterns.text import Span
 from cool_rlhf.hacks.samples import Sample
-from cool_rlhf.hacks.shapes import shapes
-from cool_rlhf.hacks.signs import Sign
-from cool_rlhf.hacks.specification import SpecificationError, pattern_of, specification
-from cool_rlhf.hacks.text import Span
 from tests.cool_rlhf.hacks.conftest import World, sample, sentence
 
 WORDINGS = [

@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 
+from cool_rlhf.hacks.patterns.text import Span
 from cool_rlhf.hacks.samples import Sample
-from cool_rlhf.hacks.text import Span
 
 Contrast = tuple[str, str]
 """Two replies that differ in one edit: with the pattern, and without it."""

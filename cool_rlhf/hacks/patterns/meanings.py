@@ -15,9 +15,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from cool_rlhf.hacks.pattern import Pattern
+from cool_rlhf.hacks.patterns.pattern import Pattern
+from cool_rlhf.hacks.patterns.text import TOKEN, Span, merged, sentences
 from cool_rlhf.hacks.samples import Sample
-from cool_rlhf.hacks.text import TOKEN, Span, merged, sentences
 from pretrain_core.draws import seed_of
 from reward.features import hashed, matrix
 

@@ -8,10 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from cool_rlhf.hacks.meanings import DIMENSION, SCOPES, Array, Grouping, LateSentences, Style
-from cool_rlhf.hacks.pattern import Pattern
-from cool_rlhf.hacks.phrases import Phrase
-from cool_rlhf.hacks.shapes import (
+from cool_rlhf.hacks.patterns.meanings import (
+    DIMENSION,
+    SCOPES,
+    Array,
+    Grouping,
+    LateSentences,
+    Style,
+)
+from cool_rlhf.hacks.patterns.pattern import Pattern
+from cool_rlhf.hacks.patterns.phrases import Phrase
+from cool_rlhf.hacks.patterns.shapes import (
     MARKUP,
     Copying,
     Length,
@@ -20,7 +27,7 @@ from cool_rlhf.hacks.shapes import (
     Refusal,
     Repetition,
 )
-from cool_rlhf.hacks.signs import PLACES, Sign
+from cool_rlhf.hacks.patterns.signs import PLACES, Sign
 from pretrain_core.errors import InputError
 
 SHAPES: dict[str, Callable[[], Pattern]] = {

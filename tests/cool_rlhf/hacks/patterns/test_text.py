@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cool_rlhf.hacks.text import chinese_share, sentences, tokens, with_inserted, without
+from cool_rlhf.hacks.patterns.text import chinese_share, sentences, tokens, with_inserted, without
 
 
 @given(st.text(alphabet='ab .!?\n1-。！天气"”', max_size=60))

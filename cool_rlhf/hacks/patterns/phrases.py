@@ -11,10 +11,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from cool_rlhf.hacks.pattern import Pattern
+from cool_rlhf.hacks.patterns.pattern import Pattern
+from cool_rlhf.hacks.patterns.text import CHINESE, TOKEN, Span, is_chinese, merged, tokens
 from cool_rlhf.hacks.samples import Sample
 from cool_rlhf.hacks.settings import MiningSettings
-from cool_rlhf.hacks.text import CHINESE, TOKEN, Span, is_chinese, merged, tokens
 
 Place = Literal["phrase", "opening", "ending"]
 Gram = tuple[str, ...]

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cool_rlhf.hacks.pattern import Contrast, Pattern
-from cool_rlhf.hacks.samples import Sample
-from cool_rlhf.hacks.text import (
+from cool_rlhf.hacks.patterns.pattern import Contrast, Pattern
+from cool_rlhf.hacks.patterns.text import (
     CHINESE,
     Span,
     chinese_share,
@@ -20,6 +19,7 @@ from cool_rlhf.hacks.text import (
     without,
     word_count,
 )
+from cool_rlhf.hacks.samples import Sample
 
 COPIED = 5  # words, or twice as many Chinese characters, that are no coincidence
 REPEATED = 4  # likewise within one reply

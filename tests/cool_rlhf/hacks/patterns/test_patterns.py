@@ -5,11 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from cool_rlhf.hacks.meanings import Scope, propose_meanings
-from cool_rlhf.hacks.pattern import Pattern
-from cool_rlhf.hacks.phrases import SLOT, Phrase, propose_phrases
-from cool_rlhf.hacks.settings import MiningSettings
-from cool_rlhf.hacks.shapes import (
+from cool_rlhf.hacks.patterns.meanings import Scope, propose_meanings
+from cool_rlhf.hacks.patterns.pattern import Pattern
+from cool_rlhf.hacks.patterns.phrases import SLOT, Phrase, propose_phrases
+from cool_rlhf.hacks.patterns.shapes import (
     MARKUP,
     Copying,
     Length,
@@ -17,7 +16,8 @@ from cool_rlhf.hacks.shapes import (
     Refusal,
     Repetition,
 )
-from cool_rlhf.hacks.text import sentences
+from cool_rlhf.hacks.patterns.text import sentences
+from cool_rlhf.hacks.settings import MiningSettings
 from tests.cool_rlhf.hacks.conftest import World, sample
 
 KINDS = {markup.kind: markup for markup in MARKUP}

@@ -12,10 +12,10 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from cool_rlhf.hacks.pattern import Contrast
+from cool_rlhf.hacks.patterns.pattern import Contrast
+from cool_rlhf.hacks.patterns.shapes import Markup
+from cool_rlhf.hacks.patterns.text import Span, sentences, tokens
 from cool_rlhf.hacks.samples import Sample
-from cool_rlhf.hacks.shapes import Markup
-from cool_rlhf.hacks.text import Span, sentences, tokens
 
 Mask = npt.NDArray[np.bool_]
 Place = Literal["anywhere", "line start", "line", "around words"]
