@@ -17,7 +17,8 @@ touches, as gold.
     make demo && python benchmarks/hack_emergent.py [--flaws NAME …] [--cured NAME …] [--seeds N …]
 
 A run takes a quarter of an hour. Each is stored in the result as soon as it is done, and what the
-result has is not made again: days later or on another machine the benchmark goes on.
+result has is not made again: days later or on another machine, with that machine's demo, the
+benchmark goes on. What is compared within a run is always of one machine.
 """
 
 import argparse
@@ -89,8 +90,6 @@ PATCHED = (
     *("patch.train.epochs=4", "patch.gate.probe.prompts=480"),
 )
 """Beside the recipe of the fast path."""
-
-
 Row = dict[str, Any]
 
 
@@ -412,7 +411,7 @@ def main() -> None:
     fast_path = load(FastPathSettings, FAST_PATH, [*PATCHED, *given.set]).value
     study = Study(given.pairs, given.iterations, fast_path)
     asked = {(flaw, DEVELOPMENT_SEED): False for flaw in given.flaws}
-    asked |= dict.fromkeys(product(given.cured, given.seeds), True)
+    asked |= {(flaw, seed): True for seed, flaw in product(given.seeds, given.cured)}
     for row in new_runs(study, asked, stored(given.out, study), given.workers):
         hacks = ", ".join(named(row)) or "none"
         sys.stdout.write(f"{row['flaw']}, seed {row['seed']}: {row['change']}, hacks: {hacks}\n")
