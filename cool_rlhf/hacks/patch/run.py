@@ -126,7 +126,11 @@ def run_patch(
     left = read_json(known) if settings.leave_uncured and known.exists() else {}
 
     def attempt(left: Mapping[str, str]) -> PatchResult:
-        kept = replace(texts, pairs=[p for p in texts.pairs if hack_of(p) not in left])
+        kept = replace(
+            texts,
+            pairs=[pair for pair in texts.pairs if hack_of(pair) not in left],
+            legitimate=[pair for pair in texts.legitimate if hack_of(pair) not in left],
+        )
         return replace(_judged(parent, before, files, kept, out, settings, gold, stop), left=left)
 
     result = attempt(left)

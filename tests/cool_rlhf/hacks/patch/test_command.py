@@ -130,19 +130,23 @@ def test_a_hack_that_is_not_cured_does_not_keep_another_one_from_being_cured(
     """What the model rightly pays for cannot be levelled beside old pairs that hold it."""
     loose = [replace(turned(p), source="hack:loose", id=f"l/{p.id}") for p in old_pairs(45, 6)]
     given = files | {"pairs": write_preferences(tmp_path / "two.jsonl", hacked.pairs + loose)}
+    rightful = [replace(p, source="hack:loose") for p in old_pairs(2, 8)]  # too few to decide
+    legitimate = str(write_preferences(tmp_path / "rightful.jsonl", rightful))
+    more = ["--legitimate", legitimate, "replay_pairs=2", "leave_uncured=true"]
     out = tmp_path / "out"
-    result = run(hacked, given, out, "replay_pairs=2", "leave_uncured=true")
+    result = run(hacked, given, out, *more)
     assert result.exit_code == 0, result.output
     assert "left out, not cured: loose" in result.output
     record = json.loads((out / "patch.json").read_text())
     assert list(record["pairs"]) == ["indeed"]
     assert list(record["left_out"]) == ["loose"]
+    assert {test["hack"] for test in record["gate"]["tests"]} == {"indeed", None}
     assert read_card(out / "rm_with_uncured").version != record["child"]["version"]
     assert "was made without them" in (out / "report.html").read_text()
 
     # Killed after the decision: the same command makes the second child, and that one alone.
     shutil.rmtree(out / "rm")
-    again = run(hacked, given, out, "replay_pairs=2", "leave_uncured=true")
+    again = run(hacked, given, out, *more)
     assert again.exit_code == 0, again.output
     assert json.loads((out / "patch.json").read_text())["child"] == record["child"]
 
