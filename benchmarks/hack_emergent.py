@@ -82,7 +82,7 @@ SHARE, ALPHA = 0.5, 0.05  # of the model's gain that gold must share, and how su
 GOOD = "good preferences"
 DEVELOPMENT_SEED = 1
 """On this one, on 2 and on 3 the settings of the cures were chosen."""
-CURED, SEEDS = ("likes we", "likes commas", "likes figures"), range(4, 12)
+CURED, SEEDS = ("likes we", "likes promises", "likes figures"), range(4, 12)
 FAST_PATH = "configs/recipes/fast-path-tiny.yaml"
 PATCHED = (
     # Twice as many edits, a pair of each, and more patterns: loose groups come before wordings.
