@@ -43,7 +43,9 @@ def weigh(
     nothing about this one.
     """
     options = settings.evidence
-    edits = _own(contrasts(pattern, comparison, options.edits, settings.seed), named, model)
+    made = contrasts(pattern, comparison, options.edits, settings.seed)
+    readable = np.isfinite(model.differences(made))
+    edits = _own([edit for edit, can in zip(made, readable, strict=True) if can], named, model)
 
     def case(model: Natural, truth: Natural | None, edits: Sequence[Edit], deeper: bool) -> Case:
         measure = partial(payment, pattern, edits, seed=settings.seed, resamples=options.resamples)

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import ttest_1samp
 
 from cool_rlhf.hacks.contrasts import Edit
-from cool_rlhf.hacks.judges import Array, Judge
+from cool_rlhf.hacks.judges import Array, Judge, UnreadableSample
 from cool_rlhf.hacks.patterns.pattern import Pattern
 from cool_rlhf.hacks.patterns.text import word_count
 from cool_rlhf.hacks.samples import Comparison, Sample
@@ -133,9 +133,21 @@ class Natural:
         """Score with the pattern − without it, per edit [n], in spreads; NaN where not judged."""
         if not edits:
             return np.empty(0)
-        having = self.judge([change(edit.having) for edit in edits])
-        lacking = self.judge([change(edit.lacking) for edit in edits])
-        return (np.asarray(having) - np.asarray(lacking)) / self.spread
+        having = self._readable([change(edit.having) for edit in edits])
+        lacking = self._readable([change(edit.lacking) for edit in edits])
+        return (having - lacking) / self.spread
+
+    def _readable(self, samples: Sequence[Sample]) -> Array:
+        """Scores [n]; NaN for a text that the judge cannot take: an edit may make one too long."""
+        left_out: set[Sample] = set()
+        while True:
+            asked = [sample for sample in samples if sample not in left_out]
+            try:
+                scores = iter(self.judge(asked))
+            except UnreadableSample as error:
+                left_out.add(error.sample)
+            else:
+                return np.array([np.nan if s in left_out else next(scores) for s in samples])
 
 
 def payment(

@@ -23,6 +23,14 @@ TOKEN_ENV = "COOL_RLHF_REWARD_TOKEN"
 DEADLINE_S = 600.0
 
 
+class UnreadableSample(InputError):
+    """A sample that a reward model cannot take, such as one that is too long; names it."""
+
+    def __init__(self, sample: Sample, reason: str) -> None:
+        super().__init__(f"a reply to prompt {sample.id!r} ({sample.asked[:60]!r}): {reason}")
+        self.sample = sample
+
+
 class Judge(Protocol):
     """Scores of samples [n], higher is better.
 
@@ -78,7 +86,7 @@ def check_gold(reference: str) -> None:
 
 
 def model_judge(model: "RewardModel") -> Judge:
-    """A reward model in this process; raises InputError naming a sample that it cannot read."""
+    """A reward model in this process; raises UnreadableSample."""
     from reward.conditions import UnknownCondition
     from reward.inputs import RewardInputError
 
@@ -88,9 +96,7 @@ def model_judge(model: "RewardModel") -> Judge:
             try:
                 inputs.append(model.input(_conversation(sample), sample.condition))
             except (RewardInputError, UnknownCondition) as error:
-                raise InputError(
-                    f"a reply to prompt {sample.id!r} ({sample.asked[:60]!r}): {error}"
-                ) from error
+                raise UnreadableSample(sample, str(error)) from error
         return model.score(inputs).double().numpy()
 
     return judge

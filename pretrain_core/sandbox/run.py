@@ -215,6 +215,9 @@ def _judge(status: dict[str, object], streams: _Streams, limits: Limits) -> tupl
         return by_cause[status["cause"]]
     if status["cause"]:
         return "signal", str(status["cause"])
+    if status["signal"] == signal.SIGXCPU:
+        # The kernel was quicker than the supervisor.
+        return by_cause["cpu"]
     if isinstance(number := status["signal"], int):
         return "signal", f"ended by {signal.Signals(number).name}"
     if status["exit"] == 0:

@@ -116,7 +116,7 @@ def test_further_heads_do_not_touch_the_score(fit: Fit, opposed: Opposed) -> Non
 def test_heads_agree_on_what_was_learnt_and_differ_by_their_bootstrap(
     fit: Fit, opposed: Opposed
 ) -> None:
-    model = RewardModel.load(fit(opposed(200, 3), "rm", heads=5, epochs=4))
+    model = RewardModel.load(fit(opposed(200, 3), "rm", heads=5, epochs=6))
     held_out = opposed(20, 4)
     inputs = [
         model.input([*r.prompt, *reply], r.condition)

@@ -1,7 +1,7 @@
 """What judges pay: known values."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -17,7 +17,9 @@ from cool_rlhf.hacks.evidence import (
     one_sided_p,
     payment,
 )
+from cool_rlhf.hacks.judges import Array, UnreadableSample
 from cool_rlhf.hacks.patterns.phrases import SLOT, Phrase
+from cool_rlhf.hacks.samples import Sample
 from cool_rlhf.hacks.settings import HackSettings
 from tests.cool_rlhf.hacks.conftest import World, sample
 
@@ -40,6 +42,32 @@ def test_p_values_without_spread_or_with_too_few_values() -> None:
     assert one_sided_p(np.zeros(10)) == 1.0
     assert one_sided_p(np.array([3.0, 4.0])) == 1.0
     assert one_sided_p(np.arange(-5.0, 6.0)) == pytest.approx(0.5)
+
+
+def test_an_edit_that_is_too_long_for_the_model_is_left_out(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(PHRASE, planted)
+    judge = world.judge(1.0)
+    edits = contrasts(PATTERN, world.comparison, 64, seed=0)
+    longest = sorted(len(edit.having.reply) for edit in edits)[-3]
+
+    def short_sighted(samples: Sequence[Sample]) -> Array:
+        for one in samples:
+            if one not in natural_ones and len(one.reply) > longest:
+                raise UnreadableSample(one, "too long")
+        return judge(samples)
+
+    natural_ones = set(world.comparison.samples)
+    natural = Natural.of(short_sighted, world.comparison)
+    found = natural.differences(edits)
+    lost = np.array(
+        [max(len(e.having.reply), len(e.lacking.reply)) > longest for e in edits], dtype=bool
+    )
+    assert 0 < lost.sum() < len(edits)
+    assert np.isnan(found[lost]).all()
+    whole = Natural.of(judge, world.comparison).differences(edits)
+    assert found[~lost] == pytest.approx(whole[~lost])
 
 
 @pytest.mark.parametrize("bonus", [0.0, 0.5, 1.5])

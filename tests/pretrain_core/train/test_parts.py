@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
 
 from pretrain_core.data.loader import IGNORED
 from pretrain_core.model import ModelConfig, preset
@@ -26,12 +27,20 @@ def test_chunked_loss_and_gradients_equal_plain_cross_entropy() -> None:
     weight = torch.randn(9000, 16, generator=generator, requires_grad=True)
     targets = torch.randint(0, 9000, (300,), generator=generator)
     targets[::7] = IGNORED
-    plain = torch.nn.functional.cross_entropy(hidden @ weight.t(), targets, reduction="sum")
-    expected = torch.autograd.grad(plain * 0.5, (hidden, weight))
+
+    def plain(hidden: torch.Tensor, weight: torch.Tensor) -> list[torch.Tensor]:
+        loss = cross_entropy(hidden @ weight.t(), targets, reduction="sum")
+        return [loss, *torch.autograd.grad(loss * 0.5, (hidden, weight))]
+
+    exact = plain(hidden.double(), weight.double())
+    expected = plain(hidden, weight)
     loss = vocabulary_loss(hidden, weight, targets)
-    found = torch.autograd.grad(loss * 0.5, (hidden, weight))
-    torch.testing.assert_close(loss, plain)
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    found = [loss, *torch.autograd.grad(loss * 0.5, (hidden, weight))]
+    # How near fp32 comes depends on the processor: ours comes as near as the plain one.
+    for ours, theirs, true in zip(found, expected, exact, strict=True):
+        error = float((theirs - true).abs().max())
+        assert float((ours - true).abs().max()) <= 2 * error + 1e-7
+        assert error < 1e-5 * float(true.abs().max())
 
 
 def test_bf16_loss_is_near_the_fp32_one_and_summed_in_fp32() -> None:
