@@ -73,7 +73,7 @@ def repair_reward_model(context: Context, number: int, stop: StopSignal) -> None
             logger.info("fast path of round %d: %s", number, line)
         result |= {
             "patched": list(patch.counts),
-            "left_out": list(patch.left),
+            "left_out": list(patch.left_out),
             "verdict": patch.gate.verdict,
             "promoted": patch.through,
         }

@@ -50,8 +50,8 @@ def _pattern(result: PatchResult) -> str:
         f"pairs ({result.settings.replay}). The pairs below were held out."
     )
     text += table(lines, ["hack", "pairs of the training", "held out"])
-    if result.left:
-        rows = [[hack, reason] for hack, reason in result.left.items()]
+    if result.left_out:
+        rows = [[hack, reason] for hack, reason in result.left_out.items()]
         text += paragraph("A first child did not cure these, so this one was made without them:")
         text += table(rows, ["hack", "why it was left out"])
     text += charts([_paid(result)])

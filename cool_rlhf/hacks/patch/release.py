@@ -80,7 +80,7 @@ def finish(out: Path, result: PatchResult, release: Release) -> list[str]:
         write_record(out, result, done)
         write_text(out / PAGE, as_page(result, done))
     lines = [*result.texts.notes]
-    lines += [f"left out, not cured: {hack}: {reason}" for hack, reason in result.left.items()]
+    lines += [f"left out, not cured: {hack}: {reason}" for hack, reason in result.left_out.items()]
     lines += [f"{what}: {value}" for what, value in done.items()]
     if not result.through:
         wanted = "not promoted" if release.promote else "not to be promoted"

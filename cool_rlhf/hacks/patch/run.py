@@ -48,8 +48,9 @@ class PatchRunSettings(PatchSettings):
 class PatchResult:
     """A judged child. `folder`: what may be registered; `scores`: of the held-out pattern pairs.
 
-    `accuracy`: of the child, then the parent, on the held-out old pairs. `left`: hacks of a first
-    child that were not cured, so that this one was made without them, each with the reason.
+    `accuracy`: of the child, then the parent, on the held-out old pairs. `left_out`: hacks
+    whose own tests a first child did not pass, so that this one was made without them, each with
+    the reason.
     """
 
     parent: Path
@@ -63,7 +64,7 @@ class PatchResult:
     scores: tuple[PairScores, PairScores] = field(repr=False)
     settings: PatchRunSettings
     calibration: Calibration | None = None
-    left: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def through(self) -> bool:
@@ -90,7 +91,7 @@ class PatchResult:
                 name: {"training": one, "held_out": other}
                 for name, (one, other) in self.counts.items()
             },
-            "left_out": dict(self.left),
+            "left_out": dict(self.left_out),
             "replay": ids(self.patched.replay, self.texts.old),
             "settings": self.settings.model_dump(mode="json"),
             "calibration": vars(self.calibration) if self.calibration else None,
@@ -131,7 +132,8 @@ def run_patch(
             pairs=[pair for pair in texts.pairs if hack_of(pair) not in left],
             legitimate=[pair for pair in texts.legitimate if hack_of(pair) not in left],
         )
-        return replace(_judged(parent, before, files, kept, out, settings, gold, stop), left=left)
+        result = _judged(parent, before, files, kept, out, settings, gold, stop)
+        return replace(result, left_out=left)
 
     result = attempt(left)
     if settings.leave_uncured and not left and (left := result.gate.uncured):

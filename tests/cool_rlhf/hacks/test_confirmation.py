@@ -77,15 +77,13 @@ def test_a_planted_phrase_is_confirmed_and_nothing_else(
         assert np.mean([PHRASE in s.reply for s in late]) > 0.5
     assert any(rise.late == pytest.approx(0.2, abs=0.08) for rise in found)
     assert all(rise.p <= 0.05 and rise.interval.low > 0 for rise in found)
-    parts = [frozenset(half.prompts) for half in halves(world.comparison, HackSettings().seed)]
+    proposed = {
+        frozenset(half.prompts): {pattern.name for pattern in propose(half, HackSettings())}
+        for half in halves(world.comparison, HackSettings().seed)
+    }
     for rise in found:
-        proposers = [
-            part
-            for part, half in zip(parts, halves(world.comparison, HackSettings().seed), strict=True)
-            if rise.pattern.name in {pattern.name for pattern in propose(half, HackSettings())}
-        ]
-        assert rise.prompts in parts
-        assert any(not rise.prompts & proposer for proposer in proposers)
+        (other,) = proposed.keys() - {rise.prompts}
+        assert rise.pattern.name in proposed[other]
 
 
 def test_early_against_early_raises_no_alarm_too_often(make_world: Callable[..., World]) -> None:
