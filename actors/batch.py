@@ -1,8 +1,9 @@
 """What travels between driver and actors: packed sequences and the experience made of them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,31 +90,41 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Experience:
-    """Samples to learn from; per-token arrays fp32 `[tokens]`, aligned with the tokens."""
+    """Samples to learn from; per-token arrays fp32 `[tokens]`, aligned with the tokens.
+
+    `returns` and `old_values`: what a critic learns from, None without one. `behaviour_logprobs`
+    (of the distribution sampled from) and `reference_logprobs`: where the policy's loss asks.
+    """
 
     ids: tuple[str, ...]
     sequences: Sequences
     old_logprobs: Tensor
     advantages: Tensor
-    returns: Tensor
+    returns: Tensor | None = None
+    old_values: Tensor | None = None
+    behaviour_logprobs: Tensor | None = None
+    reference_logprobs: Tensor | None = None
 
     def __post_init__(self) -> None:
         if len(self.ids) != self.sequences.n:
             raise BatchError(f"{len(self.ids)} ids for {self.sequences.n} sequences")
-        for name in ("old_logprobs", "advantages", "returns"):
-            if getattr(self, name).shape != self.sequences.tokens.shape:
+        for name, values in self._per_token().items():
+            if values is not None and values.shape != self.sequences.tokens.shape:
                 raise BatchError(f"{name} must have one value for each token")
+
+    def _per_token(self) -> dict[str, Tensor | None]:
+        named = (field.name for field in fields(self))
+        return {name: getattr(self, name) for name in named if name not in ("ids", "sequences")}
 
     def select(self, indices: Sequence[int]) -> "Experience":
         """The named samples, in that order."""
         at = self.sequences.positions(indices)
-        return Experience(
-            tuple(self.ids[i] for i in indices),
-            self.sequences.select(indices),
-            self.old_logprobs[at],
-            self.advantages[at],
-            self.returns[at],
-        )
+        arrays: dict[str, Any] = {
+            name: None if values is None else values[at]
+            for name, values in self._per_token().items()
+        }
+        ids = tuple(self.ids[i] for i in indices)
+        return Experience(ids, self.sequences.select(indices), **arrays)
 
 
 @dataclass(frozen=True)
@@ -121,7 +132,19 @@ class Totals:
     """Denominators of one optimiser step, over all ranks and micro-batches."""
 
     actions: int
+    sequences: int
     pretrain_tokens: int = 0
+
+    @classmethod
+    def of(cls, samples: Sequences, text: Sequences | None = None) -> "Totals":
+        """Those of a step on all of these samples, and pre-training windows."""
+        return cls(samples.actions, samples.n, 0 if text is None else text.actions)
+
+    def check(self, samples: Sequences, text: Sequences | None = None) -> None:
+        """Raises BatchError when they do not cover a part of the step."""
+        part = Totals.of(samples, text)
+        if any(getattr(part, field.name) > getattr(self, field.name) for field in fields(self)):
+            raise BatchError(f"{self} is less than what the batch itself holds: {part}")
 
 
 def micro_batches(lengths: Sequence[int] | Tensor, max_tokens: int) -> list[list[int]]:

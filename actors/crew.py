@@ -7,7 +7,7 @@ from pydantic import Field
 
 from actors.critic import Critic, CriticSettings
 from actors.engines.protocol import OptimSettings
-from actors.placement import Placement, RaySession, RaySettings, start_ray
+from actors.placement import Placement, RaySession, RaySettings, RoleResources, start_ray
 from actors.policy import Policy, PolicySettings
 from actors.reference import Reference, ReferenceSettings
 from actors.rollout import PushReport, Rollout, RolloutSettings, push
@@ -21,7 +21,9 @@ class CrewSettings(Settings):
 
     ray: RaySettings = RaySettings()
     policy: PolicySettings = PolicySettings()
-    critic: CriticSettings = CriticSettings()
+    critic: CriticSettings | None = Field(
+        CriticSettings(), description="none: for estimators of advantages without one"
+    )
     reference: ReferenceSettings = ReferenceSettings()
     scorer: ScorerSettings = ScorerSettings()
     rollout: RolloutSettings = RolloutSettings()
@@ -50,7 +52,7 @@ class Crew:
     session: RaySession
     placement: Placement
     policy: Policy
-    critic: Critic
+    critic: Critic | None
     reference: Reference
     scorer: Scorer
     rollout: Rollout
@@ -65,20 +67,20 @@ class Crew:
         """
         session = start_ray(settings.ray)
         try:
-            roles = {
+            roles: dict[str, RoleResources | None] = {
                 "policy": settings.policy,
                 "critic": settings.critic,
                 "reference": settings.reference,
                 "scorer": settings.scorer,
                 "rollout": settings.rollout,
             }
-            placement = Placement(roles)
+            placement = Placement({name: role for name, role in roles.items() if role})
             return cls(
                 settings=settings,
                 session=session,
                 placement=placement,
                 policy=Policy.start(settings.policy, placement),
-                critic=Critic.start(settings.critic, placement),
+                critic=Critic.start(settings.critic, placement) if settings.critic else None,
                 reference=Reference.start(settings.reference, placement),
                 scorer=Scorer.start(settings.scorer, placement),
                 rollout=Rollout.start(settings.rollout, placement),
@@ -101,16 +103,19 @@ class Crew:
                 state and state / "policy_state",
                 tokens,
             ),
-            self.critic.load(
-                models.reward_model,
-                models.critic_optim,
-                models.seed,
-                state and state / "critic_state",
-                tokens,
-            ),
             self.reference.load(models.reference, tokens),
             self.scorer.load(models.reward_model),
         ]
+        if self.critic is not None:
+            pending.append(
+                self.critic.load(
+                    models.reward_model,
+                    models.critic_optim,
+                    models.seed,
+                    state and state / "critic_state",
+                    tokens,
+                )
+            )
         self.rollout.load(models.policy, version)
         for part in pending:
             part.result()
@@ -131,6 +136,7 @@ class Crew:
     def close(self) -> None:
         """End all actors, and Ray if it was started here."""
         for role in (self.policy, self.critic, self.reference, self.scorer, self.rollout):
-            role.close()
+            if role is not None:
+                role.close()
         self.placement.close()
         self.session.close()

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from actors.batch import Experience, Sequences, Totals, micro_batches, partition
+from actors.batch import BatchError, Experience, Sequences, Totals, micro_batches, partition
 from actors.engines.protocol import Engine, EngineSettings, OptimSettings
 from actors.forward import over_actions
 from actors.group import Group, Pending, done
@@ -24,6 +25,12 @@ class CriticSettings(RoleResources):
     """The critic's ranks."""
 
     engine: EngineSettings = EngineSettings()
+    value_clip: float | None = Field(
+        default=None,
+        gt=0,
+        description="values that move further than this in an iteration pay the larger error;"
+        " none: no clipping, as in the report",
+    )
 
 
 class ValueModel(nn.Module):
@@ -101,8 +108,17 @@ class CriticWorker(Worker):
 
     def _loss(self, samples: Experience, denominator: int) -> tuple[Tensor, Stats]:
         values = self.engine.outputs(samples.sequences)
-        returns = samples.returns[samples.sequences.is_action].to(values.device)
-        return value_loss(values, returns, denominator=denominator)
+        at, clip = samples.sequences.is_action, self.settings.value_clip
+        old = None if clip is None or samples.old_values is None else samples.old_values[at]
+        if samples.returns is None:
+            raise BatchError("a critic needs returns to learn from")
+        return value_loss(
+            values,
+            samples.returns[at].to(values.device),
+            denominator=denominator,
+            old_values=None if old is None else old.to(values.device),
+            clip_range=clip,
+        )
 
     def save_state(self, folder: Path) -> None:
         """Write this rank's part of the training state."""
@@ -148,11 +164,10 @@ class Critic:
     def update(self, experience: Experience, totals: Totals) -> Pending[dict[str, float]]:
         """One optimiser step on all ranks.
 
-        Raises ValueError when the totals do not cover the batch; NonFiniteError (as the cause of
+        Raises BatchError when the totals do not cover the batch; NonFiniteError (as the cause of
         ActorFailed) before weights change.
         """
-        if totals.actions < experience.sequences.actions:
-            raise ValueError(f"{totals} is less than what the batch itself holds")
+        totals.check(experience.sequences)
         shares = partition(experience.sequences.lengths, self.group.world_size)
         shards = [(experience.select(share), totals) for share in shares]
         lr = self.optim.lr

@@ -22,9 +22,13 @@ class Logprobs:
 
 @dataclass(frozen=True)
 class LogprobResult(Logprobs):
-    """With the entropy (nats) of the distribution that each action token was drawn from."""
+    """With the entropy (nats) of the distribution that each action token was drawn from.
+
+    `raw`: log-probs at temperature 1; None where they are the same.
+    """
 
     entropy: Tensor
+    raw: Tensor | None = None
 
 
 def targets(batch: Sequences) -> Tensor:

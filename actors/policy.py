@@ -23,7 +23,15 @@ from actors.forward import (
     tempered,
 )
 from actors.group import Group, Pending, done
-from actors.losses import Stats, add_stats, policy_loss, pretrain_loss
+from actors.losses import (
+    Actions,
+    PolicyLossSettings,
+    Stats,
+    add_stats,
+    policy_loss,
+    pretrain_loss,
+    token_shares,
+)
 from actors.placement import Placement, RoleResources
 from actors.training import MicroBatch, optimiser_step
 from actors.worker import Rank, Worker
@@ -48,7 +56,7 @@ class PolicySettings(RoleResources):
     """The policy's ranks and its loss (facts F7)."""
 
     engine: EngineSettings = EngineSettings()
-    clip_range: float = Field(default=0.2, gt=0, lt=1, description="ε of PPO's clipped ratio")
+    loss: PolicyLossSettings = PolicyLossSettings()
     ptx_coef: float = Field(
         default=0.5, ge=0, description="weight of the pre-training loss; 0: none"
     )
@@ -92,6 +100,8 @@ class PolicyWorker(Worker):
     def logprobs(self, batch: Sequences, temperature: float) -> LogprobResult:
         """Log-probs and entropies of this rank's share, in fixed micro-batches."""
         heads = [logprob_head(temperature), entropy_head(temperature)]
+        if temperature != 1.0:
+            heads.append(logprob_head(1.0))
         return LogprobResult(
             *over_actions(self.engine.outputs, heads, batch, self.micro_batch_tokens)
         )
@@ -104,9 +114,7 @@ class PolicyWorker(Worker):
         parts = []
         for indices in micro_batches(experience.sequences.lengths, limit):
             samples = experience.select(indices)
-            parts.append(
-                MicroBatch(samples.ids, partial(self._ppo, samples, totals.actions, temperature))
-            )
+            parts.append(MicroBatch(samples.ids, partial(self._ppo, samples, totals, temperature)))
         if text is not None:
             for indices in micro_batches(text.lengths, limit):
                 names = tuple(f"pretrain[{index}]" for index in indices)
@@ -114,18 +122,23 @@ class PolicyWorker(Worker):
                 parts.append(MicroBatch(names, loss))
         return optimiser_step(self.engine, parts)
 
-    def _ppo(
-        self, samples: Experience, denominator: int, temperature: float
-    ) -> tuple[Tensor, Stats]:
+    def _ppo(self, samples: Experience, totals: Totals, temperature: float) -> tuple[Tensor, Stats]:
         logits = tempered(self.engine.outputs(samples.sequences), temperature)
         device, at = logits.device, samples.sequences.is_action
-        return policy_loss(
-            logprobs_of(logits, targets(samples.sequences).to(device)),
-            samples.old_logprobs[at].to(device),
-            samples.advantages[at].to(device),
-            denominator=denominator,
-            clip_range=self.settings.clip_range,
+
+        def here(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[at].to(device)
+
+        actions = Actions(
+            logprobs=logprobs_of(logits, targets(samples.sequences).to(device)),
+            old=samples.old_logprobs[at].to(device),
+            advantages=samples.advantages[at].to(device),
+            behaviour=here(samples.behaviour_logprobs),
+            reference=here(samples.reference_logprobs),
         )
+        settings = self.settings.loss
+        shares = token_shares(samples.sequences, totals, settings.aggregation).to(device)
+        return policy_loss(actions, shares, settings)
 
     def _pretrain(self, rows: Sequences, denominator: int) -> tuple[Tensor, Stats]:
         logits = self.engine.outputs(rows)
@@ -204,11 +217,16 @@ class Policy:
     def logprobs(self, batch: Sequences, temperature: float = 1.0) -> Pending[LogprobResult]:
         """Log-probs and entropies at the action tokens, fp32 `[tokens]`, 0 elsewhere."""
         pending, join = self.group.deal("logprobs", batch, temperature)
-        return pending.then(
-            lambda parts: LogprobResult(
-                join([part.logprobs for part in parts]), join([part.entropy for part in parts])
+
+        def joined(parts: list[LogprobResult]) -> LogprobResult:
+            raw = [part.raw for part in parts if part.raw is not None]
+            return LogprobResult(
+                join([part.logprobs for part in parts]),
+                join([part.entropy for part in parts]),
+                join(raw) if raw else None,
             )
-        )
+
+        return pending.then(joined)
 
     def update(
         self,
@@ -219,8 +237,9 @@ class Policy:
     ) -> Pending[dict[str, float]]:
         """One optimiser step on all ranks; metrics of TRL and verl by name.
 
-        Raises ValueError when `ptx_coef` and `pretrain` do not go together, or the totals do not
-        cover the batch; NonFiniteError (as the cause of ActorFailed) before weights change.
+        Raises ValueError when `ptx_coef` and `pretrain` do not go together, BatchError when the
+        totals do not cover the batch; NonFiniteError (as the cause of ActorFailed) before weights
+        change.
         """
         self._check(experience, pretrain, totals)
         text_shares = partition(pretrain.lengths, self.group.world_size) if pretrain else []
@@ -251,10 +270,7 @@ class Policy:
                 + ("no pre-training batch was given" if text is None else "a batch was given")
                 + ": set it to 0 exactly when there is no pre-training text"
             )
-        if totals.actions < experience.sequences.actions or (
-            text is not None and totals.pretrain_tokens < text.actions
-        ):
-            raise ValueError(f"{totals} is less than what the batch itself holds")
+        totals.check(experience.sequences, text)
 
     def save_state(self, folder: Path) -> Pending[None]:
         """Write the training state; `load(state=folder)` goes on bit for bit."""

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 from actors.crew import Crew, Models
 from actors.trajectories import RolloutLog
 from cool_rlhf.hacks.judges import check_gold
+from cool_rlhf.ppo.algorithm import KLControl, ScoreScale
 from cool_rlhf.ppo.checkpoint import Checkpoints
 from cool_rlhf.ppo.experience import ExperienceMaker
 from cool_rlhf.ppo.guards import Guards
@@ -130,6 +131,8 @@ def train_ppo(settings: PPOSettings, run: Run, crew: Crew, stop: StopSignal) -> 
         samples_per_prompt=settings.batch.samples_per_prompt,
         seed=run.seed,
     )
+    warmup, kl_control = CriticWarmup(settings.warmup), KLControl(settings.algorithm)
+    scale = ScoreScale(settings.algorithm)
     trainer = Trainer(
         settings=settings,
         run=run,
@@ -144,9 +147,10 @@ def train_ppo(settings: PPOSettings, run: Run, crew: Crew, stop: StopSignal) -> 
         ),
         prompts=inputs.prompts,
         rollouts=rollouts,
-        experience=ExperienceMaker(crew, log, rollouts, settings.algorithm),
+        experience=ExperienceMaker(crew, log, rollouts, settings.algorithm, scale, kl_control),
         pretrain=inputs.pretrain,
-        warmup=CriticWarmup(settings.warmup),
+        warmup=warmup,
+        kl_control=kl_control,
         guards=Guards(settings.guards),
         watch=Watch(
             settings=settings.hacks,
@@ -156,7 +160,12 @@ def train_ppo(settings: PPOSettings, run: Run, crew: Crew, stop: StopSignal) -> 
             reward_model=settings.reward_model,
             references={p.id: p.reference for p in inputs.prompts if p.reference is not None},
         ),
-        checkpoints=Checkpoints(run.checkpoints, settings.checkpoint_every, settings.iterations),
+        checkpoints=Checkpoints(
+            run.checkpoints,
+            settings.checkpoint_every,
+            settings.iterations,
+            driver={"warmup": warmup, "kl_control": kl_control, "score_scale": scale},
+        ),
     )
     late = trainer.train(stop)
     run.record(engine=crew.rollout.engine, quarantined_prompts=len(inputs.prompts.quarantined))

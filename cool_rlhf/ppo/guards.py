@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cool_rlhf.ppo.experience import Batch
+from cool_rlhf.ppo.batch import Batch
 from cool_rlhf.ppo.settings import GuardSettings
 from pretrain_core.errors import RunFailed
 
@@ -57,16 +57,17 @@ class Guards:
 
     def summary(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """What the progress line shows."""
-        return {
-            "score": metrics["objective/scores"],
-            "kl": metrics["objective/kl"],
-            "tokens": metrics["rollout/reply_tokens"],
-            "ev": metrics["critic/vf_explained_var"],
-            "s": metrics["timing_s/iteration"],
+        shown = {
+            "score": "objective/scores",
+            "kl": "objective/kl",
+            "tokens": "rollout/reply_tokens",
+            "ev": "critic/vf_explained_var",
+            "s": "timing_s/iteration",
         }
+        return {short: metrics[name] for short, name in shown.items() if name in metrics}
 
     def _worst(self, batch: Batch) -> str:
-        gaps = (_engine_logprobs(batch) - batch.experience.old_logprobs).abs()
+        gaps = _gaps(batch)
         row = int(batch.grid.gather(gaps).max(1).values.argmax())
         return batch.trajectories[row].id
 
@@ -75,9 +76,10 @@ def logprob_gap(batch: Batch) -> float | None:
     """Mean |engine's raw log-prob − trainer's| over action tokens; None if the engine gave none."""
     if any(t.raw_logprobs is None for t in batch.trajectories):
         return None
-    gaps = (_engine_logprobs(batch) - batch.experience.old_logprobs).abs()
-    return float(batch.grid.gather(gaps)[batch.grid.valid].mean())
+    return float(batch.grid.gather(_gaps(batch))[batch.grid.valid].mean())
 
 
-def _engine_logprobs(batch: Batch) -> torch.Tensor:
-    return torch.tensor([p for t in batch.trajectories for p in t.raw_logprobs or ()])
+def _gaps(batch: Batch) -> torch.Tensor:
+    own = batch.experience.old_logprobs if batch.raw_logprobs is None else batch.raw_logprobs
+    engine = torch.tensor([p for t in batch.trajectories for p in t.raw_logprobs or ()])
+    return (engine - own).abs()

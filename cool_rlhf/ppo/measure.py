@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from actors.rollout import PushReport
-from cool_rlhf.ppo.experience import Batch
+from cool_rlhf.ppo.batch import Batch
 from cool_rlhf.ppo.guards import logprob_gap
 from cool_rlhf.ppo.warmup import CriticWarmup
 
@@ -49,15 +49,17 @@ def iteration_metrics(
         "objective/scores": float(batch.scores.mean()),
         "objective/scores_std": float(batch.scores.std(correction=0)),
         "objective/kl": float(batch.kl.mean()),
+        "objective/kl_coef": batch.kl_coef,
         "objective/entropy": float(entropy.mean()),
         "objective/rlhf_reward": float(rewards.mean()),
-        "critic/vf_explained_var": batch.explained_variance,
         "rollout/reply_tokens": float(actions.mean()),
         "rollout/stopped_share": stopped / len(batch.trajectories),
         "rollout/resampled": float(batch.resampled),
         "warmup/critic_only": 0.0 if warmup.open else 1.0,
         "guard/logprob_gap": logprob_gap(batch) or 0.0,
     }
+    if batch.explained_variance is not None:
+        metrics["critic/vf_explained_var"] = batch.explained_variance
     for condition in sorted({t.condition for t in batch.trajectories}):
         rows = [i for i, t in enumerate(batch.trajectories) if t.condition == condition]
         metrics[f"rm/{condition}/score"] = float(batch.scores[rows].mean())

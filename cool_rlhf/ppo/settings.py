@@ -4,8 +4,10 @@ from pydantic import Field, model_validator
 
 from actors.crew import CrewSettings
 from actors.engines.protocol import OptimSettings
+from actors.losses.policy import IMPORTANCE_SAMPLING
 from actors.rollout import SamplingSettings
 from cool_rlhf.hacks.watch.settings import WatchSettings
+from cool_rlhf.ppo.algorithm.settings import AlgorithmSettings
 from cool_rlhf.ppo.prompts import PromptSettings
 from pretrain_core.cache import InputPath
 from pretrain_core.runs import RunSettings
@@ -36,25 +38,6 @@ class BatchSettings(Settings):
                 f" the nearest legal number is {nearest}"
             )
         return self
-
-
-class AlgorithmSettings(Settings):
-    """What PPO optimises (facts F7)."""
-
-    kl_coef: float = Field(0.01, ge=0, description="β of the per-token KL penalty in the reward")
-    gamma: float = Field(1.0, gt=0, le=1, description="discount")
-    lam: float = Field(0.99, ge=0, le=1, description="λ of GAE")
-    empty_reply_score: float = Field(
-        -5.0, description="score of a reply without text, which no reward model can judge"
-    )
-    resamples: int = Field(
-        3,
-        ge=0,
-        description="other replies drawn for one that cannot be scored, before the run stops",
-    )
-    missing_end_penalty: float = Field(
-        0.0, ge=0, description="taken off the score of a reply cut at the length limit"
-    )
 
 
 class WarmupSettings(Settings):
@@ -120,6 +103,42 @@ class PPORecipe(Settings):
             raise ValueError(
                 f"crew.policy.ptx_coef is {self.crew.policy.ptx_coef} and `pretrain` is"
                 f" {'not set' if self.pretrain is None else 'set'}: give both, or set ptx_coef to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _critic_where_it_is_needed(self) -> "PPORecipe":
+        name = self.algorithm.estimator
+        if self.algorithm.has_critic != (self.crew.critic is not None):
+            raise ValueError(
+                f"algorithm.estimator {name} "
+                + (
+                    "needs a critic: give crew.critic"
+                    if self.algorithm.has_critic
+                    else "has no critic: set crew.critic to null"
+                )
+            )
+        if not self.algorithm.has_critic and self.warmup.max_iterations:
+            raise ValueError(
+                f"algorithm.estimator {name} has no critic to warm up: set warmup.iterations and"
+                " warmup.max_iterations to 0"
+            )
+        if self.algorithm.in_groups and self.batch.samples_per_prompt < 2:
+            raise ValueError(
+                f"algorithm.estimator {name} compares replies to the same prompt:"
+                " batch.samples_per_prompt must be at least 2"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sampled_as_learnt(self) -> "PPORecipe":
+        sampling, loss = self.sampling, self.crew.policy.loss.name
+        if sampling.temperature == 0:
+            raise ValueError("sampling.temperature 0 always says the same: PPO needs more than 0")
+        if loss in IMPORTANCE_SAMPLING and sampling.top_p < 1:
+            raise ValueError(
+                f"crew.policy.loss.name {loss} divides by the probabilities sampled from, which"
+                f" sampling.top_p {sampling.top_p} changes: set it to 1, or take another loss"
             )
         return self
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.crew import Crew, Models
+from cool_rlhf.ppo.algorithm import KLControl
 from cool_rlhf.ppo.checkpoint import Checkpoints
 from cool_rlhf.ppo.experience import ExperienceMaker
 from cool_rlhf.ppo.guards import Guards
@@ -31,13 +32,14 @@ class Trainer:
     experience: ExperienceMaker
     pretrain: PretrainMix | None
     warmup: CriticWarmup
+    kl_control: KLControl
     guards: Guards
     watch: Watch
     checkpoints: Checkpoints
 
     def train(self, stop: StopSignal) -> Path:
         """Run all iterations that are left; returns the folder of the last policy (HF layout)."""
-        first = self.checkpoints.restore(self.crew, self.models, self.warmup)
+        first = self.checkpoints.restore(self.crew, self.models)
         self.run.truncate_metrics(first - 1)
         progress = Progress(self.settings.iterations, "ppo", first=first)
         for iteration in range(first, self.settings.iterations):
@@ -59,6 +61,7 @@ class Trainer:
                 with clock("push"):
                     pushed = self.crew.push_weights(version=self.crew.policy_version + 1)
                 updates |= push_metrics(pushed)
+                self.kl_control.update(float(batch.kl.mean()), len(batch.trajectories))
             with clock("watch"):
                 updates |= self.watch.look(iteration, float(batch.kl.mean()))
             metrics = iteration_metrics(batch, updates, clock, self.warmup)
@@ -66,7 +69,7 @@ class Trainer:
             progress.update(iteration, **self.guards.summary(metrics))
             if self.checkpoints.due(iteration) or stop.requested or self.watch.stopping:
                 with self.run.phase("checkpoint"):
-                    self.checkpoints.save(iteration, self.crew, self.warmup)
+                    self.checkpoints.save(iteration, self.crew)
             self.watch.check()
             if stop.requested:
                 stop.announce()

@@ -2,9 +2,11 @@
 
 from collections import defaultdict
 
+import numpy as np
+
 from actors.batch import Experience, Sequences, Totals
 from actors.crew import Crew
-from cool_rlhf.ppo.experience import Batch
+from cool_rlhf.ppo.batch import Batch
 from cool_rlhf.ppo.settings import PPOSettings
 from pretrain_core.draws import rng
 
@@ -25,16 +27,16 @@ def update_actor_and_critic(
     Returns the metrics averaged over steps; `policy/first_ratio` is that of the first step alone.
     """
     sums: dict[str, list[float]] = defaultdict(list)
-    steps = _mini_batches(batch.experience, settings, iteration)
+    steps = _mini_batches(batch.learnt, settings, iteration)
     text = _split_pretrain(pretrain, len(steps))
     for step, mini_batch in enumerate(steps):
-        totals = Totals(
-            actions=int(mini_batch.sequences.is_action.sum()),
-            pretrain_tokens=0 if text is None else int(text[step].is_action.sum()),
-        )
-        pending = [crew.critic.update(mini_batch, totals)]
+        windows = text[step] if text else None
+        totals = Totals.of(mini_batch.sequences, windows)
+        pending = [crew.critic.update(mini_batch, totals)] if crew.critic else []
         if train_policy:
-            pending.append(crew.policy.update(mini_batch, text[step] if text else None, totals))
+            pending.append(
+                crew.policy.update(mini_batch, windows, totals, settings.sampling.temperature)
+            )
         for part in pending:
             for name, value in part.result().items():
                 sums[name].append(value)
@@ -47,16 +49,16 @@ def update_actor_and_critic(
 def _mini_batches(
     experience: Experience, settings: PPOSettings, iteration: int
 ) -> list[Experience]:
-    size = settings.batch.samples // settings.batch.mini_batches
     if settings.batch.mini_batches == 1:
         return [experience] * settings.batch.epochs
     batches = []
     for epoch in range(settings.batch.epochs):
         order = rng(settings.run.seed, "mini_batches", iteration, epoch).permutation(
-            settings.batch.samples
+            experience.sequences.n
         )
-        parts = range(0, len(order), size)
-        batches += [experience.select(order[at : at + size].tolist()) for at in parts]
+        # Equal parts, or nearly so where replies were left out.
+        parts = np.array_split(order, min(settings.batch.mini_batches, len(order)))
+        batches += [experience.select(part.tolist()) for part in parts]
     return batches
 
 

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from actors.critic import CriticWorker
 from actors.policy import PolicySettings, PolicyWorker
 from actors.worker import Worker
 
@@ -25,6 +26,13 @@ class ProbePolicyWorker(PolicyWorker):
 
     def threads(self) -> tuple[int, str]:
         return torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]
+
+
+class ProbeCriticWorker(CriticWorker):
+    """A critic whose weights can be seen."""
+
+    def all_weights(self) -> dict[str, Tensor]:
+        return {name: weight.clone() for name, weight in self.engine.named_weights()}
 
 
 class FragileWorker(Worker):

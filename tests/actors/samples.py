@@ -24,10 +24,19 @@ def random_experience(lengths: list[int], seed: int) -> Experience:
     """Random samples with log-probs near those of a flat model."""
     batch = random_sequences(lengths, seed)
     generator = torch.Generator().manual_seed(seed + 1)
-    draw = [torch.randn(len(batch.tokens), generator=generator) for _ in range(3)]
+    draw = [torch.randn(len(batch.tokens), generator=generator) for _ in range(5)]
     ids = tuple(f"sample-{index}" for index in range(batch.n))
     masked = [values * batch.is_action for values in draw]
-    return Experience(ids, batch, masked[0] - 6.0, masked[1], masked[2])
+    old = masked[0] - 6.0
+    return Experience(
+        ids,
+        batch,
+        old,
+        advantages=masked[1],
+        returns=masked[2],
+        behaviour_logprobs=old + 0.5 * masked[3],
+        reference_logprobs=old + 0.5 * masked[4],
+    )
 
 
 def random_text(lengths: list[int], seed: int) -> Sequences:

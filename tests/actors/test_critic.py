@@ -1,12 +1,13 @@
 """The critic on Ray and DeepSpeed: what it starts from, its loss, its state."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from actors.batch import Experience, Totals
+from actors.batch import Totals
 from actors.critic import Critic, CriticSettings, value_model
 from actors.engines.door import Door
 from actors.engines.protocol import EngineSettings, OptimSettings
@@ -14,7 +15,7 @@ from actors.group import ActorFailed
 from tests.actors.samples import random_experience
 
 EXPERIENCE = random_experience([12, 30, 7, 21, 16], seed=5)
-TOTALS = Totals(EXPERIENCE.sequences.actions)
+TOTALS = Totals.of(EXPERIENCE.sequences)
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,7 @@ def test_values_start_at_zero_and_the_loss_ignores_micro_batches(
     critic: Critic, scoring_folder: Path
 ) -> None:
     at = EXPERIENCE.sequences.is_action
+    assert EXPERIENCE.returns is not None
     returns = EXPERIENCE.returns[at]
     runs = []
     for tokens in (30, 64, 300):
@@ -49,6 +51,7 @@ def test_the_first_gradient_is_that_of_a_plain_value_loss(
 ) -> None:
     model = value_model(scoring_folder)
     values = Door(model, model.value_head, autocast=False)(EXPERIENCE.sequences)
+    assert EXPERIENCE.returns is not None
     returns = EXPERIENCE.returns[EXPERIENCE.sequences.is_action]
     (0.5 * (values - returns).square().mean()).backward()
     gradients = [p.grad.norm() for p in model.parameters() if p.grad is not None]
@@ -57,7 +60,7 @@ def test_the_first_gradient_is_that_of_a_plain_value_loss(
     assert metrics["critic/grad_norm"] == pytest.approx(torch.stack(gradients).norm().item(), 1e-4)
     # A mini-batch that is half of a global one weighs half.
     critic.load(scoring_folder, OptimSettings(lr=1e-2), 1).result()
-    halved = critic.update(EXPERIENCE, Totals(2 * TOTALS.actions)).result()
+    halved = critic.update(EXPERIENCE, replace(TOTALS, actions=2 * TOTALS.actions)).result()
     assert halved["critic/grad_norm"] == pytest.approx(metrics["critic/grad_norm"] / 2, 1e-4)
 
 
@@ -78,16 +81,11 @@ def test_it_learns_and_goes_on_bit_for_bit_after_a_reload(
 
 def test_a_nan_return_names_its_sample(critic: Critic, scoring_folder: Path) -> None:
     critic.load(scoring_folder, OptimSettings(lr=1e-2), 1, None, 30).result()
+    assert EXPERIENCE.returns is not None
     returns = EXPERIENCE.returns.clone()
     returns[EXPERIENCE.sequences.cu_seqlens[2] - 1] = torch.nan
-    broken = Experience(
-        EXPERIENCE.ids,
-        EXPERIENCE.sequences,
-        EXPERIENCE.old_logprobs,
-        EXPERIENCE.advantages,
-        returns,
-    )
+    broken = replace(EXPERIENCE, returns=returns)
     with pytest.raises(ActorFailed, match=r"critic rank 0 failed: .* samples sample-1$"):
         critic.update(broken, TOTALS).result()
     with pytest.raises(ValueError, match="less than what the batch itself holds"):
-        critic.update(EXPERIENCE, Totals(3))
+        critic.update(EXPERIENCE, replace(TOTALS, actions=3))

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from actors.batch import Experience, Sequences, Totals
 from actors.engines.protocol import EngineSettings, NonFiniteError, OptimSettings
 from actors.group import ActorFailed, Group
-from actors.losses import policy_loss, pretrain_loss
+from actors.losses import Actions, PolicyLossSettings, policy_loss, pretrain_loss, token_shares
 from actors.policy import Policy, PolicySettings
 from actors.reference import Reference, ReferenceSettings
 from tests.actors.probe import ProbePolicyWorker
@@ -25,7 +25,7 @@ from tests.actors.samples import alone, random_experience, random_text
 PLAIN = OptimSettings(lr=1e8, eps=1e8, grad_clip=1e9)
 EXPERIENCE = random_experience([12, 30, 7, 21, 16], seed=3)
 TEXT = random_text([25, 11, 18], seed=4)
-TOTALS = Totals(EXPERIENCE.sequences.actions, TEXT.actions)
+TOTALS = Totals.of(EXPERIENCE.sequences, TEXT)
 
 
 def settings(ranks: int = 1, **changes: Any) -> PolicySettings:
@@ -66,7 +66,9 @@ def weights(policy: Policy) -> dict[str, Tensor]:
     return policy.group.only(0, "all_weights").result()
 
 
-def expected_gradients(folder: Path, ptx_coef: float = 0.5) -> dict[str, Tensor]:
+def expected_gradients(
+    folder: Path, ptx_coef: float = 0.5, loss: PolicyLossSettings | None = None
+) -> dict[str, Tensor]:
     """By the plainest computation: one sequence at a time, no padding, plain autograd."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
@@ -78,21 +80,40 @@ def expected_gradients(folder: Path, ptx_coef: float = 0.5) -> dict[str, Tensor]
         ]
         return torch.cat(rows)[batch.is_action]
 
-    at = EXPERIENCE.sequences.is_action
-    ppo, _ = policy_loss(
+    at, loss = EXPERIENCE.sequences.is_action, loss or PolicyLossSettings()
+    assert EXPERIENCE.behaviour_logprobs is not None
+    assert EXPERIENCE.reference_logprobs is not None
+    actions = Actions(
         logprobs(EXPERIENCE.sequences),
         EXPERIENCE.old_logprobs[at],
         EXPERIENCE.advantages[at],
-        denominator=TOTALS.actions,
+        EXPERIENCE.behaviour_logprobs[at],
+        EXPERIENCE.reference_logprobs[at],
+    )
+    ppo, _ = policy_loss(
+        actions, token_shares(EXPERIENCE.sequences, TOTALS, loss.aggregation), loss
     )
     ptx, _ = pretrain_loss(logprobs(TEXT), denominator=TOTALS.pretrain_tokens)
     (ppo + ptx_coef * ptx).backward()
     return {name: weight.grad for name, weight in model.named_parameters()}
 
 
+CLIP = PolicyLossSettings()
+DECOUPLED = PolicyLossSettings(name="decoupled", aggregation="sequence_mean", kl_coef=0.1)
+TRUNCATED = PolicyLossSettings(name="truncated_is", kl_coef=0.1, kl="k3")
+
+
 @pytest.mark.parametrize(
-    ("ranks", "zero_stage", "micro_batch_tokens"),
-    [(1, 0, 30), (1, 0, 200), (1, 2, 64), (2, 0, 30), (2, 0, 200), (2, 1, 64), (2, 2, 30)],
+    ("ranks", "zero_stage", "micro_batch_tokens", "loss"),
+    [
+        (1, 0, 30, CLIP),
+        (1, 0, 200, DECOUPLED),
+        (1, 2, 64, CLIP),
+        (2, 0, 30, CLIP),
+        (2, 0, 200, TRUNCATED),
+        (2, 1, 64, CLIP),
+        (2, 2, 30, DECOUPLED),
+    ],
 )
 def test_gradients_do_not_depend_on_ranks_sharding_or_micro_batches(
     policies: dict[int, Policy],
@@ -100,17 +121,19 @@ def test_gradients_do_not_depend_on_ranks_sharding_or_micro_batches(
     ranks: int,
     zero_stage: int,
     micro_batch_tokens: int,
+    loss: PolicyLossSettings,
 ) -> None:
     policy = load(
         policies[ranks],
         model_folder,
         micro_batch_tokens=micro_batch_tokens,
         zero_stage=zero_stage,
+        loss=loss,
     )
     before = weights(policy)
     metrics = policy.update(EXPERIENCE, TEXT, TOTALS).result()
     after = weights(policy)
-    wanted = expected_gradients(model_folder)
+    wanted = expected_gradients(model_folder, loss=loss)
     norm = torch.stack([g.norm() for g in wanted.values()]).norm().item()
     for name, gradient in wanted.items():
         error = (before[name] - after[name] - gradient).norm() / gradient.norm()
@@ -137,7 +160,7 @@ def test_ptx_coef_changes_the_gradient_and_needs_text(
     with pytest.raises(ValueError, match=r"ptx_coef is 0\.0 but a batch was given"):
         policy.update(EXPERIENCE, TEXT, TOTALS)
     with pytest.raises(ValueError, match="less than what the batch itself holds"):
-        policy.update(EXPERIENCE, None, Totals(1))
+        policy.update(EXPERIENCE, None, Totals(1, 5))
 
 
 def test_logprobs_are_those_of_the_model_and_the_ratio_starts_at_one(

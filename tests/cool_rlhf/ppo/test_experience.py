@@ -1,6 +1,7 @@
 """Replies that the reward model refuses: drawn again, counted, and never endlessly."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,11 +13,13 @@ from transformers import PreTrainedTokenizerFast
 from actors.batch import Sequences
 from actors.crew import Crew
 from actors.forward import LogprobResult
+from actors.rollout import SamplingSettings
 from actors.scoring import SamplesRefused, Scored
-from actors.trajectories import RolloutLog
-from cool_rlhf.ppo.experience import ExperienceMaker
+from actors.trajectories import FinishReason, RolloutLog
+from cool_rlhf.ppo.algorithm import AlgorithmSettings, KLControl, ScoreScale
+from cool_rlhf.ppo.batch import Batch
+from cool_rlhf.ppo.experience import ExperienceMaker, NothingToLearnError
 from cool_rlhf.ppo.prompts import Prompt
-from cool_rlhf.ppo.settings import AlgorithmSettings
 from pretrain_core.chat import Message
 from tests.cool_rlhf.ppo.test_rollouts import CountingEngine, rollouts
 
@@ -32,14 +35,19 @@ class Answered:
             raise self.value
         return self.value
 
+    def then(self, change: Callable[[Any], Any]) -> "Answered":
+        return Answered(change(self.value))
+
 
 class PickyCrew:
-    """Models that say zero of every token; the scorer refuses each sample `refusals` times."""
+    """Policies that say zero of every token, a critic that counts them; the scorer refuses each
+    sample `refusals` times."""
 
-    def __init__(self, refusals: int) -> None:
+    def __init__(self, refusals: int, has_critic: bool) -> None:
         self.refusals = refusals
-        model = SimpleNamespace(logprobs=self.logprobs, values=self.values)
-        self.policy = self.reference = self.critic = model
+        self.temperatures: list[float] = []
+        self.policy = self.reference = SimpleNamespace(logprobs=self.logprobs)
+        self.critic = SimpleNamespace(values=self.values) if has_critic else None
         self.scorer = SimpleNamespace(score=self.score)
 
     def score(self, talks: Sequence[Any], conditions: Sequence[str], names: list[str]) -> Answered:
@@ -49,21 +57,27 @@ class PickyCrew:
         scored = Scored([float(tried) for tried in tries], "v", [None for _ in tries])
         return Answered(SamplesRefused(refused) if refused else scored)
 
-    def logprobs(self, batch: Sequences) -> Answered:
+    def logprobs(self, batch: Sequences, temperature: float) -> Answered:
+        self.temperatures.append(temperature)
         zeros = torch.zeros(len(batch.tokens))
         return Answered(LogprobResult(zeros, zeros))
 
     def values(self, batch: Sequences) -> Answered:
-        return Answered(torch.zeros(len(batch.tokens)))
+        return Answered(torch.arange(len(batch.tokens), dtype=torch.float32) * batch.is_action)
 
 
-def maker(refusals: int, folder: Path, tokenizer: PreTrainedTokenizerFast) -> ExperienceMaker:
+def maker(
+    refusals: int, folder: Path, tokenizer: PreTrainedTokenizerFast, **changes: Any
+) -> ExperienceMaker:
     collecting = rollouts(CountingEngine(), folder, tokenizer)
+    settings = AlgorithmSettings(resamples=2, **changes)
     return ExperienceMaker(
-        cast(Crew, PickyCrew(refusals)),
+        cast(Crew, PickyCrew(refusals, settings.has_critic)),
         collecting.log,
         collecting,
-        AlgorithmSettings(resamples=2),
+        settings,
+        ScoreScale(settings),
+        KLControl(settings),
     )
 
 
@@ -92,3 +106,56 @@ def test_a_prompt_that_is_always_refused_stops_the_run(
     ):
         made.make(0, made.rollouts.collect(0, [PROMPT]))
     assert len(RolloutLog(tmp_path).read(0)) == 6
+
+
+def made_of(maker: ExperienceMaker, finish_reasons: tuple[FinishReason, FinishReason]) -> Batch:
+    """A batch of two replies of two tokens each to three tokens of a prompt."""
+    trajectories = [
+        t.model_copy(update={"finish_reason": reason})
+        for t, reason in zip(maker.rollouts.collect(0, [PROMPT]), finish_reasons, strict=True)
+    ]
+    return maker.make(0, trajectories)
+
+
+def test_a_cut_reply_is_worth_what_the_critic_says_of_where_it_was_cut(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    made = maker(0, tmp_path, tokenizer, truncated="bootstrap", lam=1.0)
+    batch = made_of(made, ("length", "stop"))
+    # The critic counts tokens: 3 and 4 before the actions of the first, 5 after them; its score
+    # does not count. The second has its score, 0.
+    assert batch.experience.returns is not None
+    assert batch.experience.returns[[3, 4]].tolist() == [5.0, 5.0]
+    assert batch.experience.returns[[8, 9]].tolist() == [0.0, 0.0]
+    assert batch.experience.old_values is not None
+    assert batch.experience.old_values[[3, 4, 8, 9]].tolist() == [3.0, 4.0, 9.0, 10.0]
+
+
+def test_a_cut_reply_is_left_out_of_the_updates_and_stays_in_the_batch(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    made = maker(0, tmp_path, tokenizer, truncated="mask", estimator="rloo")
+    batch = made_of(made, ("length", "stop"))
+    assert batch.learnt.ids == ("0/p/1",)
+    assert batch.experience.ids == ("0/p/0", "0/p/1")
+    assert batch.explained_variance is None
+    with pytest.raises(NothingToLearnError, match=r"all 2 replies.*max_new_tokens"):
+        made_of(maker(0, tmp_path, tokenizer, truncated="mask"), ("length", "length"))
+
+
+def test_a_missing_end_costs_its_penalty(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    made = maker(0, tmp_path, tokenizer, missing_end_penalty=1.5)
+    batch = made_of(made, ("length", "stop"))
+    assert batch.grid.gather(batch.rewards).sum(1).tolist() == [-1.5, 0.0]
+    assert batch.learnt is batch.experience
+
+
+def test_policy_and_reference_are_asked_at_the_temperature_of_the_sampling(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    made = maker(0, tmp_path, tokenizer)
+    made.rollouts = replace(made.rollouts, sampling=SamplingSettings(temperature=0.7))
+    made_of(made, ("stop", "stop"))
+    assert cast(Any, made.crew).temperatures == [0.7, 0.7]

@@ -7,8 +7,8 @@ import torch
 
 from actors.batch import Experience, Sequences
 from actors.trajectories import Trajectory
-from cool_rlhf.ppo.advantages import ActionGrid
-from cool_rlhf.ppo.experience import Batch
+from cool_rlhf.ppo.algorithm import ActionGrid
+from cool_rlhf.ppo.batch import Batch
 from cool_rlhf.ppo.guards import GuardError, Guards, logprob_gap
 from cool_rlhf.ppo.settings import GuardSettings
 from pretrain_core.chat import Message
@@ -47,7 +47,6 @@ def batch(engine_gap: float = 0.0, kl: float = 0.0, raw: bool = True) -> Batch:
         rm_version="v1",
         reference_logprobs=old - torch.tensor([0.0, kl / 2, kl / 2] * 2),
         entropy=torch.zeros(6),
-        values=torch.zeros(6),
         rewards=torch.zeros(6),
     )
 

@@ -12,9 +12,9 @@ from actors.batch import Experience, Sequences
 from actors.trajectories import RolloutLog, Trajectory
 from cool_rlhf.hacks.watch.settings import WatchSettings
 from cool_rlhf.ppo import trainer as loop
-from cool_rlhf.ppo.advantages import ActionGrid
+from cool_rlhf.ppo.algorithm import ActionGrid, AlgorithmSettings, KLControl
+from cool_rlhf.ppo.batch import Batch
 from cool_rlhf.ppo.checkpoint import Checkpoints
-from cool_rlhf.ppo.experience import Batch
 from cool_rlhf.ppo.guards import Guards
 from cool_rlhf.ppo.settings import GuardSettings, WarmupSettings
 from cool_rlhf.ppo.trainer import Trainer
@@ -80,7 +80,6 @@ def experience(iteration: int, trajectories: Sequence[Trajectory]) -> Batch:
         rm_version="v",
         reference_logprobs=nothing - iteration,
         entropy=nothing,
-        values=nothing,
         rewards=nothing,
     )
 
@@ -88,6 +87,8 @@ def experience(iteration: int, trajectories: Sequence[Trajectory]) -> Batch:
 def trainer(run: Run, stop: bool, backwards: bool = False) -> Trainer:
     hacks = WatchSettings(every=2, baseline=2, recent=2, stop=stop)
     log = RolloutLog(run.rollouts)
+    warmup = CriticWarmup(WarmupSettings(iterations=1, max_iterations=1))
+    kl_control = KLControl(AlgorithmSettings(kl_target=6.0, kl_horizon=100))
     return Trainer(
         settings=cast(
             Any, SimpleNamespace(iterations=ITERATIONS, batch=SimpleNamespace(prompts=24))
@@ -101,10 +102,13 @@ def trainer(run: Run, stop: bool, backwards: bool = False) -> Trainer:
         rollouts=cast(Any, ScriptedRollouts(log, backwards)),
         experience=cast(Any, SimpleNamespace(make=experience)),
         pretrain=None,
-        warmup=CriticWarmup(WarmupSettings(iterations=1, max_iterations=1)),
+        warmup=warmup,
+        kl_control=kl_control,
         guards=Guards(GuardSettings()),
         watch=Watch(hacks, run, log, hacks.looks(ITERATIONS, 1), Path("models/reward")),
-        checkpoints=Checkpoints(run.checkpoints, 7, ITERATIONS),
+        checkpoints=Checkpoints(
+            run.checkpoints, 7, ITERATIONS, {"warmup": warmup, "kl_control": kl_control}
+        ),
     )
 
 

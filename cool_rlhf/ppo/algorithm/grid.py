@@ -1,4 +1,4 @@
-"""From scores to per-token rewards, advantages and returns, on packed tensors."""
+"""The action tokens of packed sequences as rows."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -49,36 +49,3 @@ class ActionGrid:
         """[n]: position in `tokens` of each sequence's last action."""
         rows = torch.arange(len(self.index))
         return self.index[rows, self.valid.sum(1) - 1]
-
-
-def token_rewards(
-    scores: Tensor, logprobs: Tensor, reference_logprobs: Tensor, grid: ActionGrid, kl_coef: float
-) -> Tensor:
-    """Score [n] at the last action token, −β·(log π − log π_ref) at each action token (facts F7).
-
-    Returns [tokens] fp32, zero at tokens that are no actions.
-    """
-    kl = grid.scatter(grid.gather(logprobs - reference_logprobs), logprobs)
-    rewards = -kl_coef * kl
-    rewards[grid.last] += scores.to(rewards.dtype)
-    return rewards
-
-
-def gae(
-    rewards: Tensor, values: Tensor, grid: ActionGrid, gamma: float, lam: float
-) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation; the value after the last action is 0.
-
-    δ_t = r_t + γ·V_{t+1} − V_t, A_t = δ_t + γλ·A_{t+1}, R_t = A_t + V_t. Takes and returns
-    packed [tokens] (advantages, returns).
-    """
-    reward, value = grid.gather(rewards), grid.gather(values)
-    following = torch.cat([value[:, 1:], torch.zeros_like(value[:, :1])], dim=1)
-    delta = reward + gamma * following - value
-    advantage = torch.zeros_like(delta)
-    running = torch.zeros_like(delta[:, 0])
-    for step in reversed(range(delta.shape[1])):
-        # Columns right of a row's last action are zero, so nothing leaks into shorter rows.
-        running = delta[:, step] + gamma * lam * running
-        advantage[:, step] = running
-    return grid.scatter(advantage, values), grid.scatter(advantage + value, values)

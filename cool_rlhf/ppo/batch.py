@@ -1,0 +1,57 @@
+"""One iteration's samples with all that was computed on them."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from actors.batch import Experience
+from actors.trajectories import Trajectory
+from cool_rlhf.ppo.algorithm import ActionGrid
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the updates, the guards and the metrics read; packed [tokens] unless said."""
+
+    trajectories: tuple[Trajectory, ...]
+    experience: Experience
+    grid: ActionGrid
+    scores: Tensor
+    """[n]: the conditional reward model's raw scores."""
+    rm_version: str
+    reference_logprobs: Tensor
+    entropy: Tensor
+    rewards: Tensor
+    kl_coef: float = 0.0
+    """β of the rewards."""
+    raw_logprobs: Tensor | None = None
+    """Of the policy at temperature 1; None where `experience.old_logprobs` are."""
+    kept: tuple[int, ...] | None = None
+    """Samples to learn from; None: all."""
+    resampled: int = 0
+    """Replies drawn in the place of others that could not be scored."""
+
+    @property
+    def learnt(self) -> Experience:
+        """What the updates see."""
+        return self.experience if self.kept is None else self.experience.select(self.kept)
+
+    @property
+    def kl(self) -> Tensor:
+        """[n]: Σ over a reply of log π − log π_ref, nats (the k1 estimate)."""
+        gap = self.experience.old_logprobs - self.reference_logprobs
+        return self.grid.gather(gap).sum(1)
+
+    @property
+    def explained_variance(self) -> float | None:
+        """1 − Var(return − value) / Var(return) over the action tokens that are learnt from, before
+        the critic's update; None without a critic."""
+        learnt = self.learnt
+        if learnt.returns is None or learnt.old_values is None:
+            return None
+        at = learnt.sequences.is_action
+        returns, values = learnt.returns[at], learnt.old_values[at]
+        variance = returns.var(correction=0)
+        if variance == 0:
+            return 0.0
+        return float(1 - (returns - values).var(correction=0) / variance)
