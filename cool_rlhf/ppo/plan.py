@@ -1,6 +1,8 @@
 """The resolved plan of a PPO run in words, printed before anything starts."""
 
+from actors.losses import PolicyLossSettings
 from cool_rlhf.hacks.confirmation import visible_rise
+from cool_rlhf.ppo.algorithm import AlgorithmSettings
 from cool_rlhf.ppo.settings import PPORecipe
 
 
@@ -21,8 +23,10 @@ def describe_plan(recipe: PPORecipe) -> list[tuple[str, str]]:
         else f"{recipe.pretrain.share:.0%} of the samples' tokens in windows of"
         f" {recipe.pretrain.length}"
     )
+    penalty = f" − {algorithm.kl_coef}·KL ({algorithm.kl})" if algorithm.kl_coef else ""
+    critic_only = f", the first {warmup.iterations} critic-only{gate}"
     return [
-        ("iterations", f"{recipe.iterations}, the first {warmup.iterations} critic-only{gate}"),
+        ("iterations", f"{recipe.iterations}{critic_only if algorithm.has_critic else ''}"),
         (
             "batch",
             f"{batch.prompts} prompts × {batch.samples_per_prompt} = {batch.samples} samples →"
@@ -30,14 +34,27 @@ def describe_plan(recipe: PPORecipe) -> list[tuple[str, str]]:
             f" ({batch.mini_batches} mini-batches × {batch.epochs} epochs)",
         ),
         ("reply", f"≤ {recipe.sampling.max_new_tokens} tokens, top_p {recipe.sampling.top_p}"),
-        (
-            "reward",
-            f"conditional RM − {algorithm.kl_coef}·KL; GAE γ {algorithm.gamma} λ {algorithm.lam}",
-        ),
+        ("reward", f"conditional RM{penalty}"),
+        ("advantages", _advantages(algorithm)),
+        ("policy loss", _loss(recipe.crew.policy.loss)),
         ("pre-training mix", pretrain),
         ("early warning", _early_warning(recipe)),
         ("checkpoints", f"every {recipe.checkpoint_every} iterations"),
     ]
+
+
+def _advantages(algorithm: AlgorithmSettings) -> str:
+    """The estimator with what it uses."""
+    if algorithm.estimator == "gae":
+        return f"gae, γ {algorithm.gamma} λ {algorithm.lam}"
+    return f"{algorithm.estimator}, no critic"
+
+
+def _loss(loss: PolicyLossSettings) -> str:
+    """The policy's loss with its ranges."""
+    high = loss.clip_range if loss.clip_range_high is None else loss.clip_range_high
+    kl = f" + {loss.kl_coef}·KL ({loss.kl})" if loss.kl_coef else ""
+    return f"{loss.name}{kl}, ratio in {1 - loss.clip_range:g}…{1 + high:g}, {loss.aggregation}"
 
 
 def _early_warning(recipe: PPORecipe) -> str:
