@@ -8,19 +8,19 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pretrain_core.chat import Message
 from pretrain_core.errors import RunFailed
 from pretrain_core.sandbox import bounded_map
 from pretrain_core.settings import Settings
-from reward.conditions import DEFAULT, Conditions
+from reward.conditions import Conditions
 from reward.settings import LossSettings
 from reward.verifiers import Verdict, Verifier, VerifierSettings, build_verifier
+from reward.verifiers.sample import Grader, Sample
 
 BAND = LossSettings().bound
 
 
 class CannotCompose(RunFailed):
-    """A sample that got no reward; names it and the reasons."""
+    """A sample that got no reward; the message says why."""
 
 
 class ConditionWeights(Settings):
@@ -65,17 +65,6 @@ class ComposeSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One reply to be rewarded; `rm_score` is raw."""
-
-    prompt: Sequence[Message]
-    reply: str
-    rm_score: float
-    condition: str = DEFAULT
-    reference: str | None = None
-
-
-@dataclass(frozen=True)
 class ComposedScore:
     """`total` on the reward model's scale, and what it was made of.
 
@@ -87,8 +76,12 @@ class ComposedScore:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
+Verdicts = Mapping[str, Verdict]
+"""What verifiers say of one reply, by their names."""
+
+
 class RewardComposer:
-    """Scores many replies at once; a context manager, since verifiers may keep processes.
+    """Judges many replies at once; a context manager, since verifiers may keep processes.
 
     Raises UnknownCondition for weights of a condition that the reward model does not have.
     """
@@ -117,46 +110,55 @@ class RewardComposer:
         for verifier in self._verifiers.values():
             verifier.close()
 
-    def score(self, samples: Sequence[Sample]) -> list[ComposedScore]:
-        """Scores in the order of the samples.
+    def asked(self, condition: str) -> list[str]:
+        """Verifiers that count under a condition."""
+        weights = self._weights(condition).verifiers
+        return [name for name, weight in weights.items() if weight > 0]
+
+    def judge(self, samples: Sequence[Sample]) -> list[Verdicts]:
+        """What each verifier that counts says of each sample.
+
+        Raises GraderFailed where a function or a server does not answer as it must.
+        """
+        asked: dict[str, list[int]] = {}
+        for number, sample in enumerate(samples):
+            for name in self.asked(sample.condition):
+                asked.setdefault(name, []).append(number)
+        jobs = [job for name, numbers in asked.items() for job in self._jobs(name, numbers)]
+
+        def work(job: tuple[str, list[int]]) -> list[Verdict]:
+            verifier, chosen = self._verifiers[job[0]], [samples[number] for number in job[1]]
+            if isinstance(verifier, Grader):
+                return verifier.grade(chosen)
+            return [verifier.verify(s.prompt, s.reply, s.reference) for s in chosen]
+
+        verdicts: list[dict[str, Verdict]] = [{} for _ in samples]
+        found = bounded_map(work, jobs, self.settings.workers)
+        for (name, numbers), given in zip(jobs, found, strict=True):
+            for number, verdict in zip(numbers, given, strict=True):
+                verdicts[number][name] = verdict
+        return [*verdicts]
+
+    def _jobs(self, name: str, numbers: list[int]) -> list[tuple[str, list[int]]]:
+        """One job for a verifier that takes all at once, else one for each sample."""
+        if isinstance(self._verifiers[name], Grader):
+            return [(name, numbers)]
+        return [(name, [number]) for number in numbers]
+
+    def compose(self, sample: Sample, rm_score: float, verdicts: Verdicts) -> ComposedScore:
+        """One reward of the reward model's raw score and the verdicts.
 
         Raises CannotCompose for a raw score that is not finite, where a verifier that cannot judge
         must (setting `unjudged`), and where nothing that counts is left to judge by.
         """
-        for number, sample in enumerate(samples):
-            if not math.isfinite(sample.rm_score):
-                raise CannotCompose(f"sample {number}: the reward model's score {sample.rm_score}")
-        jobs = [
-            (number, name)
-            for number, sample in enumerate(samples)
-            for name, weight in self._weights(sample.condition).verifiers.items()
-            if weight > 0
-        ]
-
-        def verify(job: tuple[int, str]) -> Verdict:
-            sample = samples[job[0]]
-            return self._verifiers[job[1]].verify(sample.prompt, sample.reply, sample.reference)
-
-        verdicts: list[dict[str, Verdict]] = [{} for _ in samples]
-        found = bounded_map(verify, jobs, self.settings.workers)
-        for (number, name), verdict in zip(jobs, found, strict=True):
-            verdicts[number][name] = verdict
-        return [
-            self._compose(number, sample, verdicts[number]) for number, sample in enumerate(samples)
-        ]
-
-    def _weights(self, condition: str) -> ConditionWeights:
-        return self.settings.weights.get(condition, ConditionWeights())
-
-    def _compose(
-        self, number: int, sample: Sample, verdicts: Mapping[str, Verdict]
-    ) -> ComposedScore:
+        if not math.isfinite(rm_score):
+            raise CannotCompose(f"the reward model's score is {rm_score}")
         weights = self._weights(sample.condition)
         reasons = {name: verdict.reason for name, verdict in verdicts.items()}
         silent = [name for name, verdict in verdicts.items() if not verdict.judged]
         if silent and self.settings.unjudged == "fail":
-            raise CannotCompose(f"sample {number}: {silent[0]} cannot judge: {reasons[silent[0]]}")
-        terms = [(weights.rm, sample.rm_score)]
+            raise CannotCompose(f"{silent[0]} cannot judge: {reasons[silent[0]]}")
+        terms = [(weights.rm, rm_score)]
         terms += [
             (weights.verifiers[name], (2 * verdict.score - 1) * BAND)
             for name, verdict in verdicts.items()
@@ -165,8 +167,11 @@ class RewardComposer:
         weight = math.fsum(weight for weight, _ in terms)
         if weight <= 0:
             raise CannotCompose(
-                f"sample {number} ({sample.condition}): nothing that counts can judge it: {reasons}"
+                f"nothing that counts under {sample.condition} can judge it: {reasons}"
             )
         total = math.fsum(weight * value for weight, value in terms) / weight
-        parts = {"rm": sample.rm_score} | {name: v.score for name, v in verdicts.items()}
+        parts = {"rm": rm_score} | {name: v.score for name, v in verdicts.items()}
         return ComposedScore(total, parts, reasons)
+
+    def _weights(self, condition: str) -> ConditionWeights:
+        return self.settings.weights.get(condition, ConditionWeights())

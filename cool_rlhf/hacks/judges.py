@@ -12,7 +12,6 @@ import numpy.typing as npt
 from cool_rlhf.hacks.samples import Sample, SampleError
 from pretrain_core.chat import Message
 from pretrain_core.errors import InputError
-from pretrain_core.sandbox import bounded_map
 
 if TYPE_CHECKING:
     from reward.model import RewardModel
@@ -157,6 +156,8 @@ def _verifiers(reference: str) -> Iterator[Judge]:
     """The mean score of the verifiers that can judge."""
     from pretrain_core.settings import load
     from reward.commands.verify import VerifyCommandSettings
+    from reward.conditions import DEFAULT
+    from reward.verifiers import sample as verifiers
     from reward.verifiers.registry import KINDS, build_verifier
 
     kind = reference in KINDS
@@ -169,15 +170,17 @@ def _verifiers(reference: str) -> Iterator[Judge]:
         raise InputError(f"{reference}: no `verifiers` in it")
     built = [build_verifier(verifier) for verifier in settings.verifiers.values()]
 
-    def verify(sample: Sample) -> float:
-        found: list[Verdict] = [
-            v.verify(sample.prompt, sample.reply, sample.reference) for v in built
-        ]
-        scores = [verdict.score for verdict in found if verdict.score is not None]
-        return float(np.mean(scores)) if scores else float("nan")
-
     def judge(samples: Sequence[Sample]) -> Array:
-        return np.array(list(bounded_map(verify, samples, settings.workers)))
+        asked = [
+            verifiers.Sample(s.prompt, s.reply, s.condition or DEFAULT, s.reference)
+            for s in samples
+        ]
+        found = [verifiers.judged(verifier, asked, settings.workers) for verifier in built]
+        return np.array([mean(verdicts) for verdicts in zip(*found, strict=True)])
+
+    def mean(verdicts: Sequence[Verdict]) -> float:
+        scores = [verdict.score for verdict in verdicts if verdict.score is not None]
+        return float(np.mean(scores)) if scores else float("nan")
 
     try:
         yield judge

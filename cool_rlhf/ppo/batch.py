@@ -7,6 +7,7 @@ from torch import Tensor
 from actors.batch import Experience
 from actors.trajectories import Trajectory
 from cool_rlhf.ppo.algorithm import ActionGrid
+from reward.compose import Verdicts
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,14 @@ class Batch:
     grid: ActionGrid
     scores: Tensor
     """[n]: the conditional reward model's raw scores."""
+    totals: Tensor
+    """[n]: whole rewards, of scores and verdicts."""
     rm_version: str
     reference_logprobs: Tensor
     entropy: Tensor
     rewards: Tensor
+    verdicts: tuple[Verdicts, ...] = ()
+    """What verifiers say of each reply, where there are some."""
     kl_coef: float = 0.0
     """β of the rewards."""
     raw_logprobs: Tensor | None = None

@@ -16,6 +16,7 @@ from cool_rlhf.ppo.experience import ExperienceMaker
 from cool_rlhf.ppo.guards import Guards
 from cool_rlhf.ppo.pretrain_mix import PretrainMix
 from cool_rlhf.ppo.prompts import PromptSet, read_prompts
+from cool_rlhf.ppo.rewards import Rewards
 from cool_rlhf.ppo.rollouts import Rollouts
 from cool_rlhf.ppo.settings import PPOSettings
 from cool_rlhf.ppo.trainer import Trainer
@@ -27,6 +28,7 @@ from pretrain_core.errors import InputError
 from pretrain_core.runs import Run, StopSignal
 from pretrain_core.settings import Resolved
 from reward.card import read_conditions
+from reward.compose import RewardComposer
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +63,10 @@ def check_inputs(settings: PPOSettings) -> Inputs:
     if settings.hacks.gold is not None:
         check_gold(settings.hacks.gold)
     chat = PolicyChat(AutoTokenizer.from_pretrained(settings.policy))
-    prompts = read_prompts(settings.prompts, chat, read_conditions(settings.reward_model))
+    conditions = read_conditions(settings.reward_model)
+    prompts = read_prompts(settings.prompts, chat, conditions)
+    # Built and ended again: what cannot be loaded is refused now.
+    RewardComposer(settings.rewards, conditions).close()
     for left_out in prompts.quarantined:
         logger.warning("%s:%d: %s", settings.prompts.path, left_out.line, left_out.reason)
     longest = max(len(p.tokens) for p in prompts) + settings.sampling.max_new_tokens
@@ -131,6 +136,13 @@ def train_ppo(settings: PPOSettings, run: Run, crew: Crew, stop: StopSignal) -> 
         samples_per_prompt=settings.batch.samples_per_prompt,
         seed=run.seed,
     )
+    references = {p.id: p.reference for p in inputs.prompts if p.reference is not None}
+    rewards = Rewards(
+        crew.scorer,
+        settings.algorithm.empty_reply_score,
+        RewardComposer(settings.rewards, read_conditions(settings.reward_model)),
+        references,
+    )
     warmup, kl_control = CriticWarmup(settings.warmup), KLControl(settings.algorithm)
     scale = ScoreScale(settings.algorithm)
     trainer = Trainer(
@@ -147,7 +159,9 @@ def train_ppo(settings: PPOSettings, run: Run, crew: Crew, stop: StopSignal) -> 
         ),
         prompts=inputs.prompts,
         rollouts=rollouts,
-        experience=ExperienceMaker(crew, log, rollouts, settings.algorithm, scale, kl_control),
+        experience=ExperienceMaker(
+            crew, log, rollouts, settings.algorithm, rewards, scale, kl_control
+        ),
         pretrain=inputs.pretrain,
         warmup=warmup,
         kl_control=kl_control,
@@ -158,7 +172,7 @@ def train_ppo(settings: PPOSettings, run: Run, crew: Crew, stop: StopSignal) -> 
             log=log,
             looks=settings.hacks.looks(settings.iterations, settings.warmup.iterations),
             reward_model=settings.reward_model,
-            references={p.id: p.reference for p in inputs.prompts if p.reference is not None},
+            references=references,
         ),
         checkpoints=Checkpoints(
             run.checkpoints,
@@ -167,7 +181,8 @@ def train_ppo(settings: PPOSettings, run: Run, crew: Crew, stop: StopSignal) -> 
             driver={"warmup": warmup, "kl_control": kl_control, "score_scale": scale},
         ),
     )
-    late = trainer.train(stop)
+    with rewards:
+        late = trainer.train(stop)
     run.record(engine=crew.rollout.engine, quarantined_prompts=len(inputs.prompts.quarantined))
     moved = [
         iteration

@@ -1,6 +1,6 @@
 """From trajectories to what the updates need: scores, log-probs, values, rewards, advantages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +10,8 @@ from actors.batch import Experience, Sequences
 from actors.crew import Crew
 from actors.forward import LogprobResult, Logprobs
 from actors.group import Pending
-from actors.scoring import Judged, SamplesRefused
-from actors.trajectories import REWARD, RolloutLog, Score, Trajectory
+from actors.scoring import SamplesRefused
+from actors.trajectories import RolloutLog, Trajectory
 from cool_rlhf.ppo.algorithm import (
     ActionGrid,
     AlgorithmSettings,
@@ -22,6 +22,8 @@ from cool_rlhf.ppo.algorithm import (
     token_rewards,
 )
 from cool_rlhf.ppo.batch import Batch
+from cool_rlhf.ppo.rewards import Answer as RewardAnswer
+from cool_rlhf.ppo.rewards import Rewards
 from cool_rlhf.ppo.rollouts import Rollouts
 from pretrain_core.errors import RunFailed
 
@@ -44,9 +46,7 @@ class Answers:
 
     trajectories: Sequence[Trajectory]
     sequences: Sequences
-    scores: Mapping[str, Judged]
-    """By trajectory id."""
-    rm_version: str
+    rewards: RewardAnswer
     policy: LogprobResult
     reference: Logprobs
     values: Values | None
@@ -60,6 +60,7 @@ class ExperienceMaker:
     log: RolloutLog
     rollouts: Rollouts
     algorithm: AlgorithmSettings
+    rewards: Rewards
     scale: ScoreScale
     kl_control: KLControl
 
@@ -67,7 +68,7 @@ class ExperienceMaker:
         """Score and evaluate one iteration's samples; only their *tokens* reach the gradient.
 
         Replies that cannot be scored are sampled again, `algorithm.resamples` times. Raises
-        SamplesRefused when that does not help.
+        SamplesRefused when that does not help, GraderFailed for a grader that does not answer.
         """
         resampled = 0
         for tries_left in reversed(range(self.algorithm.resamples + 1)):
@@ -79,34 +80,21 @@ class ExperienceMaker:
                     raise
                 trajectories = self.rollouts.again(iteration, trajectories, refused.reasons)
                 resampled += len(refused.reasons)
-        self.log.append_scores(
-            iteration,
-            REWARD,
-            {
-                name: Score(value=score, rm_version=answers.rm_version, spread=spread)
-                for name, (score, spread) in answers.scores.items()
-            },
-        )
+        for name, scores in answers.rewards.scores().items():
+            self.log.append_scores(iteration, name, scores)
         return self._batch(answers, resampled)
 
     def _ask(self, trajectories: Sequence[Trajectory]) -> Answers:
         sequences = Sequences.pack([(t.tokens, t.is_action) for t in trajectories])
-        spoken = [t for t in trajectories if _says_something(t)]
         temperature = self.rollouts.sampling.temperature
-        pending_scores = self.crew.scorer.score(
-            [t.messages for t in spoken], [t.condition for t in spoken], [t.id for t in spoken]
-        )
+        pending_rewards = self.rewards.ask(trajectories)
         pending_reference = self.crew.reference.logprobs(sequences, temperature)
         pending_policy = self.crew.policy.logprobs(sequences, temperature)
         pending_values = self._values(trajectories)
-        scored = pending_scores.result()
-        judged = map(Judged, scored.values, scored.spreads)
-        silent = {t.id: Judged(self.algorithm.empty_reply_score) for t in trajectories}
         return Answers(
             trajectories=trajectories,
             sequences=sequences,
-            scores=silent | {t.id: score for t, score in zip(spoken, judged, strict=True)},
-            rm_version=scored.rm_version,
+            rewards=pending_rewards.result(),
             policy=pending_policy.result(),
             reference=pending_reference.result(),
             values=None if pending_values is None else pending_values.result(),
@@ -138,9 +126,10 @@ class ExperienceMaker:
         trajectories, policy, reference = answers.trajectories, answers.policy, answers.reference
         algorithm, values = self.algorithm, answers.values
         grid = ActionGrid.of(answers.sequences)
-        scores = torch.tensor([answers.scores[t.id].value for t in trajectories])
+        rewarded = [answers.rewards.rewarded[t.id] for t in trajectories]
+        totals = torch.tensor([one.total for one in rewarded])
         cut = torch.tensor([_is_cut(t) for t in trajectories])
-        shaped = self.scale(scores, [t.condition for t in trajectories])
+        shaped = self.scale(totals, [t.condition for t in trajectories])
         shaped = shaped - algorithm.missing_end_penalty * cut
         if algorithm.truncated == "bootstrap":
             shaped = shaped.masked_fill(cut, 0.0)
@@ -178,8 +167,10 @@ class ExperienceMaker:
                 reference_logprobs=reference.logprobs,
             ),
             grid=grid,
-            scores=scores,
-            rm_version=answers.rm_version,
+            scores=torch.tensor([one.judged.value for one in rewarded]),
+            totals=totals,
+            verdicts=tuple(one.verdicts for one in rewarded),
+            rm_version=answers.rewards.rm_version,
             reference_logprobs=reference.logprobs,
             entropy=policy.entropy,
             rewards=rewards,
@@ -202,8 +193,3 @@ class ExperienceMaker:
 
 def _is_cut(trajectory: Trajectory) -> bool:
     return trajectory.finish_reason == "length"
-
-
-def _says_something(trajectory: Trajectory) -> bool:
-    reply = trajectory.messages[-1]
-    return bool(reply.content.strip() or reply.actions)

@@ -60,10 +60,28 @@ def iteration_metrics(
     }
     if batch.explained_variance is not None:
         metrics["critic/vf_explained_var"] = batch.explained_variance
+    metrics |= _verifier_metrics(batch)
     for condition in sorted({t.condition for t in batch.trajectories}):
         rows = [i for i, t in enumerate(batch.trajectories) if t.condition == condition]
         metrics[f"rm/{condition}/score"] = float(batch.scores[rows].mean())
     metrics |= {f"timing_s/{phase}": seconds for phase, seconds in clock.seconds.items()}
     metrics["timing_s/iteration"] = clock.total
     metrics["perf/throughput"] = tokens / clock.total
+    return metrics
+
+
+def _verifier_metrics(batch: Batch) -> dict[str, float]:
+    """Mean reward, and of each verifier its mean score and the share that it could not judge."""
+    verdicts: dict[str, list[float | None]] = {}
+    for given in batch.verdicts:
+        for name, verdict in given.items():
+            verdicts.setdefault(name, []).append(verdict.score)
+    if not verdicts:
+        return {}
+    metrics = {"reward/total": float(batch.totals.mean())}
+    for name, scores in sorted(verdicts.items()):
+        judged = [score for score in scores if score is not None]
+        metrics[f"reward/{name}/unjudged"] = 1 - len(judged) / len(scores)
+        if judged:
+            metrics[f"reward/{name}/score"] = sum(judged) / len(judged)
     return metrics

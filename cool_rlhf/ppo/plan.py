@@ -4,6 +4,7 @@ from actors.losses import PolicyLossSettings
 from cool_rlhf.hacks.confirmation import visible_rise
 from cool_rlhf.ppo.algorithm import AlgorithmSettings
 from cool_rlhf.ppo.settings import PPORecipe
+from reward.compose import ComposeSettings
 
 
 def describe_plan(recipe: PPORecipe) -> list[tuple[str, str]]:
@@ -35,12 +36,23 @@ def describe_plan(recipe: PPORecipe) -> list[tuple[str, str]]:
         ),
         ("reply", f"≤ {recipe.sampling.max_new_tokens} tokens, top_p {recipe.sampling.top_p}"),
         ("reward", f"conditional RM{penalty}"),
+        *_verifiers(recipe.rewards),
         ("advantages", _advantages(algorithm)),
         ("policy loss", _loss(recipe.crew.policy.loss)),
         ("pre-training mix", pretrain),
         ("early warning", _early_warning(recipe)),
         ("checkpoints", f"every {recipe.checkpoint_every} iterations"),
     ]
+
+
+def _verifiers(rewards: ComposeSettings) -> list[tuple[str, str]]:
+    """What counts beside the reward model, a row for each condition."""
+    rows = []
+    for condition, weights in rewards.weights.items():
+        terms = [("RM", weights.rm), *weights.verifiers.items()]
+        named = " + ".join(f"{weight:g} {name}" for name, weight in terms if weight)
+        rows.append((f"score, {condition}", named))
+    return rows
 
 
 def _advantages(algorithm: AlgorithmSettings) -> str:

@@ -12,6 +12,7 @@ from cool_rlhf.ppo.prompts import PromptSettings
 from pretrain_core.cache import InputPath
 from pretrain_core.runs import RunSettings
 from pretrain_core.settings import Settings
+from reward.compose import ComposeSettings
 from reward.registry import ModelPath
 
 
@@ -83,6 +84,9 @@ class PPORecipe(Settings):
     iterations: int = Field(400, gt=0)
     batch: BatchSettings = BatchSettings()
     algorithm: AlgorithmSettings = AlgorithmSettings()
+    rewards: ComposeSettings = Field(
+        ComposeSettings(), description="what counts beside the reward model, per condition"
+    )
     warmup: WarmupSettings = WarmupSettings()
     sampling: SamplingSettings = SamplingSettings()
     actor: OptimSettings = Field(OptimSettings(lr=1e-6), description="AdamW of the policy")

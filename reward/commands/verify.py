@@ -9,10 +9,11 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from pretrain_core.sandbox import bounded_map
 from pretrain_core.settings import Settings, load
+from reward.conditions import DEFAULT
 from reward.verifiers.registry import KINDS, VerifierSettings, build_verifier
 from reward.verifiers.replies import Reply, read_replies
+from reward.verifiers.sample import Sample, judged
 from reward.verifiers.verdict import Verdict, Verifier
 
 console = Console(highlight=False)
@@ -74,12 +75,12 @@ def verify(
 
 
 def _verdicts(verifier: Verifier, replies: list[Reply], workers: int) -> list[Verdict]:
+    samples = [
+        Sample(reply.prompt, reply.text, reply.condition or DEFAULT, reply.reference)
+        for reply in replies
+    ]
     try:
-        return bounded_map(
-            lambda reply: verifier.verify(reply.prompt, reply.text, reply.reference),
-            replies,
-            workers,
-        )
+        return judged(verifier, samples, workers)
     finally:
         verifier.close()
 

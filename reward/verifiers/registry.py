@@ -6,10 +6,12 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Tag
 
 from reward.verifiers.code import CodeSettings, CodeVerifier
+from reward.verifiers.function import FunctionSettings, FunctionVerifier
 from reward.verifiers.language import LanguageSettings, LanguageVerifier
 from reward.verifiers.length import LengthSettings, LengthVerifier
 from reward.verifiers.maths import MathsSettings, MathsVerifier
 from reward.verifiers.reasoning_gym import ReasoningGymSettings, ReasoningGymVerifier
+from reward.verifiers.remote import RemoteSettings, RemoteVerifier
 from reward.verifiers.structure import FormatSettings, FormatVerifier, JsonSettings, JsonVerifier
 from reward.verifiers.verdict import Verifier
 
@@ -25,27 +27,31 @@ def _kind(value: object) -> object:
 VerifierSettings = Annotated[
     Annotated[CodeSettings, Tag("code")]
     | Annotated[FormatSettings, Tag("format")]
+    | Annotated[FunctionSettings, Tag("function")]
     | Annotated[JsonSettings, Tag("json")]
     | Annotated[LanguageSettings, Tag("language")]
     | Annotated[LengthSettings, Tag("length")]
     | Annotated[MathsSettings, Tag("maths")]
-    | Annotated[ReasoningGymSettings, Tag("reasoning_gym")],
+    | Annotated[ReasoningGymSettings, Tag("reasoning_gym")]
+    | Annotated[RemoteSettings, Tag("remote")],
     Discriminator(
         _kind,
         custom_error_type="unknown_verifier",
-        custom_error_message="`kind` is one of code, format, json, language, length, maths, "
-        "reasoning_gym",
+        custom_error_message="`kind` is one of code, format, function, json, language, length, "
+        "maths, reasoning_gym, remote",
     ),
 ]
 
 _BUILDERS: dict[type[Any], Callable[[Any], Verifier]] = {
     CodeSettings: CodeVerifier,
     FormatSettings: FormatVerifier,
+    FunctionSettings: FunctionVerifier,
     JsonSettings: JsonVerifier,
     LanguageSettings: LanguageVerifier,
     LengthSettings: LengthVerifier,
     MathsSettings: MathsVerifier,
     ReasoningGymSettings: ReasoningGymVerifier,
+    RemoteSettings: RemoteVerifier,
 }
 
 KINDS: dict[str, type[Any]] = {

@@ -8,12 +8,23 @@ from pydantic import ValidationError
 
 from pretrain_core.chat import Message
 from reward import compose
-from reward.compose import CannotCompose, ComposeSettings, RewardComposer, Sample
+from reward.compose import CannotCompose, ComposedScore, ComposeSettings, RewardComposer
 from reward.conditions import Conditions, UnknownCondition
 from reward.verifiers import Verdict, Verifier, unjudged
+from reward.verifiers.sample import Sample
 
 TWO = {"brief": {"kind": "length", "most": 2, "fall": 4}, "json": {"kind": "json"}}
 Compose = Callable[..., RewardComposer]
+
+
+def scored(composer: RewardComposer, *replies: tuple[str, float, str]) -> list[ComposedScore]:
+    """Of (reply, raw score of the reward model, condition)."""
+    samples = [Sample([], reply, condition) for reply, _, condition in replies]
+    verdicts = composer.judge(samples)
+    return [
+        composer.compose(sample, rm_score, found)
+        for sample, (_, rm_score, _), found in zip(samples, replies, verdicts, strict=True)
+    ]
 
 
 @pytest.fixture
@@ -47,12 +58,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch, composer: Compose) -> Compose:
 def test_known_totals(composer: Compose) -> None:
     weights = {"bright": {"rm": 1, "verifiers": {"brief": 2, "json": 1}}}
     with composer(weights) as both:
-        scores = both.score(
-            [
-                Sample([], "[1]", 2.0, "bright"),
-                Sample([], "a b c", 2.0, "bright"),
-                Sample([], "a b c", -7.5, "dark"),
-            ]
+        scores = scored(
+            both, ("[1]", 2.0, "bright"), ("a b c", 2.0, "bright"), ("a b c", -7.5, "dark")
         )
     # Scores of 1, ¾ and 0 lie at 5, 2.5 and −5 of the band.
     assert [score.total for score in scores] == [
@@ -67,26 +74,25 @@ def test_known_totals(composer: Compose) -> None:
 
 def test_what_cannot_be_judged_is_left_out_of_the_mean(scripted: Compose) -> None:
     weights = {"bright": {"rm": 1, "verifiers": {"brief": 3, "json": 0}}}
-    renormalised, judged = scripted(weights).score(
-        [Sample([], "?", 2.0, "bright"), Sample([], "0", 2.0, "bright")]
-    )
+    renormalised, judged = scored(scripted(weights), ("?", 2.0, "bright"), ("0", 2.0, "bright"))
     assert (renormalised.total, renormalised.parts) == (2.0, {"rm": 2.0, "brief": None})
     assert renormalised.reasons == {"brief": "unreadable"}
     assert judged.total == pytest.approx((2 - 15) / 4)
-    with pytest.raises(CannotCompose, match="sample 0: brief cannot judge: unreadable"):
-        scripted(weights, unjudged="fail").score([Sample([], "?", 2.0, "bright")])
+    with pytest.raises(CannotCompose, match=r"^brief cannot judge: unreadable"):
+        scored(scripted(weights, unjudged="fail"), ("?", 2.0, "bright"))
 
 
 def test_nothing_left_to_judge_by_is_an_error(scripted: Compose) -> None:
     only = scripted({"bright": {"rm": 0, "verifiers": {"brief": 1}}})
-    with pytest.raises(CannotCompose, match="sample 1"):
-        only.score([Sample([], "1", 0.0, "bright"), Sample([], "?", 0.0, "bright")])
+    assert scored(only, ("1", 0.0, "bright"))[0].total == 5.0
+    with pytest.raises(CannotCompose, match=r"nothing that counts under bright.*unreadable"):
+        scored(only, ("?", 0.0, "bright"))
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf])
 def test_a_score_that_is_no_number_is_never_passed_on(composer: Compose, score: float) -> None:
-    with pytest.raises(CannotCompose, match="sample 1"):
-        composer({}).score([Sample([], "a", 1.0), Sample([], "a", score)])
+    with pytest.raises(CannotCompose, match="score is"):
+        scored(composer({}), ("a", score, "default"))
 
 
 @given(
@@ -108,7 +114,7 @@ def test_the_total_stays_in_the_band_and_grows_with_each_part(
 
     def total(scores: dict[str, float]) -> float:
         verdicts = {name: Verdict(score, False, "") for name, score in scores.items()}
-        return made._compose(0, Sample([], "", rm), verdicts).total
+        return made.compose(Sample([], ""), rm, verdicts).total
 
     scores = {name: score for name, (score, _) in names.items()}
     found = total(scores)

@@ -57,6 +57,23 @@ def test_relative_paths_inside_a_ray_job(tiny: list[str], monkeypatch: pytest.Mo
         check_inputs(settings([*tiny, f"run.root={Path('runs')}"]))
 
 
+@pytest.mark.parametrize(
+    ("rewards", "message"),
+    [
+        (["rewards.weights.breif.rm=1"], "breif"),
+        (
+            ["rewards.verifiers.mine.kind=function", "rewards.verifiers.mine.file=/none.py"],
+            "none.py",
+        ),
+    ],
+)
+def test_rewards_that_cannot_be_had_are_refused(
+    tiny: list[str], rewards: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_inputs(settings([*tiny, *rewards]))
+
+
 def test_batch_numbers_that_do_not_divide_name_the_nearest_legal_one() -> None:
     with pytest.raises(ValueError, match="nearest legal number is 4"):
         BatchSettings(prompts=16, mini_batches=5)

@@ -20,7 +20,11 @@ from cool_rlhf.ppo.algorithm import AlgorithmSettings, KLControl, ScoreScale
 from cool_rlhf.ppo.batch import Batch
 from cool_rlhf.ppo.experience import ExperienceMaker, NothingToLearnError
 from cool_rlhf.ppo.prompts import Prompt
+from cool_rlhf.ppo.rewards import Rewards
 from pretrain_core.chat import Message
+from reward.compose import ComposeSettings, RewardComposer, Verdicts
+from reward.conditions import Conditions
+from reward.verifiers.sample import Sample
 from tests.cool_rlhf.ppo.test_rollouts import CountingEngine, rollouts
 
 
@@ -67,20 +71,28 @@ class PickyCrew:
 
 
 def maker(
-    refusals: int, folder: Path, tokenizer: PreTrainedTokenizerFast, **changes: Any
+    refusals: int,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    composed: dict[str, Any] | None = None,
+    **changes: Any,
 ) -> ExperienceMaker:
     collecting = rollouts(CountingEngine(), folder, tokenizer)
     settings = AlgorithmSettings(resamples=2, **changes)
+    crew = cast(Crew, PickyCrew(refusals, settings.has_critic))
+    composer = RewardComposer(ComposeSettings.model_validate(composed or {}), CONDITIONS)
     return ExperienceMaker(
-        cast(Crew, PickyCrew(refusals, settings.has_critic)),
+        crew,
         collecting.log,
         collecting,
         settings,
+        Rewards(crew.scorer, -5.0, composer, {"p": "x"}),
         ScoreScale(settings),
         KLControl(settings),
     )
 
 
+CONDITIONS = Conditions.load(Path("configs/conditions/default.yaml"))
 PROMPT = Prompt("p", (Message(role="user", content="q"),), "helpful", (4, 300, 5))
 
 
@@ -159,3 +171,60 @@ def test_policy_and_reference_are_asked_at_the_temperature_of_the_sampling(
     made.rollouts = replace(made.rollouts, sampling=SamplingSettings(temperature=0.7))
     made_of(made, ("stop", "stop"))
     assert cast(Any, made.crew).temperatures == [0.7, 0.7]
+
+
+LENGTHS = {
+    "verifiers": {"short": {"kind": "length", "most": 1, "unit": "characters", "fall": 8}},
+    "weights": {"helpful": {"rm": 1, "verifiers": {"short": 1}}},
+}
+
+
+def test_verifiers_count_beside_the_reward_model_and_all_of_it_is_logged(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    made = maker(0, tmp_path, tokenizer, composed=LENGTHS)
+    batch = made_of(made, ("stop", "stop"))
+    (verdict,) = {v["short"].score for v in batch.verdicts}
+    assert verdict is not None
+    # The reward model says 0; a verdict of s lies at 10·s − 5.
+    assert batch.scores.tolist() == [0.0, 0.0]
+    assert batch.totals.tolist() == pytest.approx([(10 * verdict - 5) / 2] * 2)
+    assert batch.totals[0] != 0
+    assert batch.grid.gather(batch.rewards).sum(1).tolist() == pytest.approx(batch.totals.tolist())
+    logged = RolloutLog(tmp_path).read(0)["0/p/0"].scores
+    assert {name: score.value for name, score in logged.items()} == {
+        "reward_model": 0.0,
+        "total": pytest.approx(batch.totals[0].item()),
+        "verifier/short": verdict,
+    }
+
+
+def test_verdicts_of_the_log_are_not_asked_for_again(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = made_of(maker(0, tmp_path, tokenizer, composed=LENGTHS), ("stop", "stop"))
+    again = maker(0, tmp_path, tokenizer, composed=LENGTHS)
+    asked: list[int] = []
+    judge = again.rewards.composer.judge
+
+    def counting(samples: Sequence[Sample]) -> list[Verdicts]:
+        asked.append(len(samples))
+        return judge(samples)
+
+    monkeypatch.setattr(again.rewards.composer, "judge", counting)
+    batch = again.make(0, again.rollouts.collect(0, [PROMPT]))
+    assert asked == [0]
+    assert batch.totals.tolist() == first.totals.tolist()
+
+
+def test_a_reply_that_a_verifier_must_judge_and_cannot_is_drawn_again(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    composed = {
+        "verifiers": {"answer": {"kind": "code"}},
+        "weights": {"helpful": {"rm": 1, "verifiers": {"answer": 1}}},
+        "unjudged": "fail",
+    }
+    made = maker(0, tmp_path, tokenizer, composed=composed)
+    with pytest.raises(SamplesRefused, match=r"0/p/0~2: answer cannot judge: the reference holds"):
+        made.make(0, made.rollouts.collect(0, [PROMPT]))

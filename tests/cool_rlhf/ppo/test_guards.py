@@ -44,6 +44,7 @@ def batch(engine_gap: float = 0.0, kl: float = 0.0, raw: bool = True) -> Batch:
         experience=Experience(("good", "bad"), sequences, old, old, old),
         grid=ActionGrid.of(sequences),
         scores=torch.zeros(2),
+        totals=torch.zeros(2),
         rm_version="v1",
         reference_logprobs=old - torch.tensor([0.0, kl / 2, kl / 2] * 2),
         entropy=torch.zeros(6),

@@ -22,11 +22,14 @@ from actors.scoring import Scored
 from cool_rlhf.ppo.algorithm import AlgorithmSettings, KLControl, ScoreScale
 from cool_rlhf.ppo.experience import ExperienceMaker
 from cool_rlhf.ppo.prompts import Prompt
+from cool_rlhf.ppo.rewards import Rewards
 from cool_rlhf.ppo.settings import PPOSettings
 from cool_rlhf.ppo.updates import update_actor_and_critic
 from pretrain_core.chat import Message
 from pretrain_core.draws import rng
 from pretrain_core.settings import load
+from reward.compose import RewardComposer
+from reward.conditions import Conditions
 from tests.actors.probe import ProbeCriticWorker, ProbePolicyWorker
 from tests.cool_rlhf.conftest import Artefacts
 from tests.cool_rlhf.ppo.reference_ppo import PlainPPO, Sample, cut
@@ -128,6 +131,7 @@ def test_two_iterations_equal_the_plain_ones(
         collecting.log,
         collecting,
         algorithm,
+        Rewards(crew.scorer, -5.0, RewardComposer(settings.rewards, Conditions([]))),
         ScoreScale(algorithm),
         KLControl(algorithm),
     )

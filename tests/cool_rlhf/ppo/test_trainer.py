@@ -77,6 +77,7 @@ def experience(iteration: int, trajectories: Sequence[Trajectory]) -> Batch:
         ),
         grid=ActionGrid.of(sequences),
         scores=torch.tensor([t.scores["reward_model"].value for t in trajectories]),
+        totals=nothing[: len(trajectories)],
         rm_version="v",
         reference_logprobs=nothing - iteration,
         entropy=nothing,
