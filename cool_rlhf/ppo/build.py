@@ -14,6 +14,7 @@ from cool_rlhf.ppo.algorithm import KLControl, ScoreScale
 from cool_rlhf.ppo.checkpoint import Checkpoints
 from cool_rlhf.ppo.experience import ExperienceMaker
 from cool_rlhf.ppo.guards import Guards
+from cool_rlhf.ppo.health import Health
 from cool_rlhf.ppo.pretrain_mix import PretrainMix
 from cool_rlhf.ppo.prompts import PromptSet, read_prompts
 from cool_rlhf.ppo.rewards import Rewards
@@ -166,6 +167,7 @@ def train_ppo(settings: PPOSettings, run: Run, crew: Crew, stop: StopSignal) -> 
         warmup=warmup,
         kl_control=kl_control,
         guards=Guards(settings.guards),
+        health=Health(settings.health, run.path),
         watch=Watch(
             settings=settings.hacks,
             run=run,

@@ -1,6 +1,5 @@
 """Guards against silent failure: on by default, each names what to do."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,8 +8,6 @@ import torch
 from cool_rlhf.ppo.batch import Batch
 from cool_rlhf.ppo.settings import GuardSettings
 from pretrain_core.errors import RunFailed
-
-logger = logging.getLogger(__name__)
 
 
 class GuardError(RunFailed):
@@ -24,7 +21,7 @@ class Guards:
     settings: GuardSettings
 
     def check_batch(self, batch: Batch) -> None:
-        """Engine and trainer agree on the tokens' log-probs; KL within the alarm.
+        """Engine and trainer agree on the tokens' log-probs.
 
         Raises GuardError with the worst sample when the mean gap is beyond
         `guards.logprob_gap`.
@@ -36,14 +33,6 @@ class Guards:
                 f" (limit guards.logprob_gap {self.settings.logprob_gap}), worst in sample"
                 f" {self._worst(batch)}: the engine runs other weights or another precision"
             )
-        kl = float(batch.kl.mean())
-        if kl > self.settings.kl_alarm:
-            logger.warning(
-                "KL to the reference is %.1f nats per reply (guards.kl_alarm %.1f): raise"
-                " algorithm.kl_coef or lower the policy's learning rate",
-                kl,
-                self.settings.kl_alarm,
-            )
 
     def check_updates(self, updates: Mapping[str, float]) -> None:
         """On-policy, the first mini-batch has ratio 1; anything else means stale log-probs."""
@@ -54,17 +43,6 @@ class Guards:
                 f" guards.ratio_tolerance {self.settings.ratio_tolerance}): old log-probs do not"
                 " belong to these weights"
             )
-
-    def summary(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """What the progress line shows."""
-        shown = {
-            "score": "objective/scores",
-            "kl": "objective/kl",
-            "tokens": "rollout/reply_tokens",
-            "ev": "critic/vf_explained_var",
-            "s": "timing_s/iteration",
-        }
-        return {short: metrics[name] for short, name in shown.items() if name in metrics}
 
     def _worst(self, batch: Batch) -> str:
         gaps = _gaps(batch)

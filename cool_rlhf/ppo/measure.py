@@ -4,6 +4,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
+
 from actors.rollout import PushReport
 from cool_rlhf.ppo.batch import Batch
 from cool_rlhf.ppo.guards import logprob_gap
@@ -60,7 +62,7 @@ def iteration_metrics(
     }
     if batch.explained_variance is not None:
         metrics["critic/vf_explained_var"] = batch.explained_variance
-    metrics |= _verifier_metrics(batch)
+    metrics |= _verifier_metrics(batch) | _length_metrics(batch)
     for condition in sorted({t.condition for t in batch.trajectories}):
         rows = [i for i, t in enumerate(batch.trajectories) if t.condition == condition]
         metrics[f"rm/{condition}/score"] = float(batch.scores[rows].mean())
@@ -68,6 +70,31 @@ def iteration_metrics(
     metrics["timing_s/iteration"] = clock.total
     metrics["perf/throughput"] = tokens / clock.total
     return metrics
+
+
+def shown(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What the progress line shows."""
+    names = {
+        "score": "objective/scores",
+        "kl": "objective/kl",
+        "tokens": "rollout/reply_tokens",
+        "ev": "critic/vf_explained_var",
+        "s": "timing_s/iteration",
+    }
+    return {short: metrics[name] for short, name in names.items() if name in metrics}
+
+
+def _length_metrics(batch: Batch) -> dict[str, float]:
+    """Correlation of reward and length, each less its mean under the reply's condition."""
+    columns = torch.stack([batch.totals, batch.grid.valid.sum(1).to(batch.totals.dtype)])
+    conditions = [t.condition for t in batch.trajectories]
+    for condition in set(conditions):
+        rows = torch.tensor([condition == other for other in conditions])
+        columns[:, rows] -= columns[:, rows].mean(1, keepdim=True)
+    deviations = columns.square().mean(1).sqrt()
+    if not (deviations > 0).all():
+        return {}
+    return {"guard/length_correlation": float((columns[0] * columns[1]).mean() / deviations.prod())}
 
 
 def _verifier_metrics(batch: Batch) -> dict[str, float]:

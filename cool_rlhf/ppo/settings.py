@@ -8,6 +8,7 @@ from actors.losses.policy import IMPORTANCE_SAMPLING
 from actors.rollout import SamplingSettings
 from cool_rlhf.hacks.watch.settings import WatchSettings
 from cool_rlhf.ppo.algorithm.settings import AlgorithmSettings
+from cool_rlhf.ppo.health import HealthSettings
 from cool_rlhf.ppo.prompts import PromptSettings
 from pretrain_core.cache import InputPath
 from pretrain_core.runs import RunSettings
@@ -66,12 +67,11 @@ class PretrainSettings(Settings):
 
 
 class GuardSettings(Settings):
-    """Limits beyond which a run stops or warns."""
+    """Limits beyond which a run stops."""
 
     logprob_gap: float = Field(
         0.1, gt=0, description="mean |log-prob of engine − of trainer| that stops the run"
     )
-    kl_alarm: float = Field(20.0, gt=0, description="KL per reply (nats) that warns")
     ratio_tolerance: float = Field(
         0.01, gt=0, description="|ratio − 1| on the first mini-batch that stops the run"
     )
@@ -92,6 +92,7 @@ class PPORecipe(Settings):
     actor: OptimSettings = Field(OptimSettings(lr=1e-6), description="AdamW of the policy")
     critic: OptimSettings = Field(OptimSettings(lr=5e-6), description="AdamW of the critic")
     guards: GuardSettings = GuardSettings()
+    health: HealthSettings = HealthSettings()
     hacks: WatchSettings = WatchSettings()
     crew: CrewSettings = CrewSettings()
     checkpoint_every: int = Field(40, gt=0, description="iterations between checkpoints")

@@ -8,7 +8,8 @@ from cool_rlhf.ppo.algorithm import KLControl
 from cool_rlhf.ppo.checkpoint import Checkpoints
 from cool_rlhf.ppo.experience import ExperienceMaker
 from cool_rlhf.ppo.guards import Guards
-from cool_rlhf.ppo.measure import Clock, iteration_metrics, push_metrics
+from cool_rlhf.ppo.health import Health
+from cool_rlhf.ppo.measure import Clock, iteration_metrics, push_metrics, shown
 from cool_rlhf.ppo.pretrain_mix import PretrainMix
 from cool_rlhf.ppo.prompts import PromptSet
 from cool_rlhf.ppo.rollouts import Rollouts
@@ -34,6 +35,7 @@ class Trainer:
     warmup: CriticWarmup
     kl_control: KLControl
     guards: Guards
+    health: Health
     watch: Watch
     checkpoints: Checkpoints
 
@@ -41,6 +43,7 @@ class Trainer:
         """Run all iterations that are left; returns the folder of the last policy (HF layout)."""
         first = self.checkpoints.restore(self.crew, self.models)
         self.run.truncate_metrics(first - 1)
+        self.health.rows = list(self.run.metrics())
         progress = Progress(self.settings.iterations, "ppo", first=first)
         for iteration in range(first, self.settings.iterations):
             clock = Clock()
@@ -66,7 +69,7 @@ class Trainer:
                 updates |= self.watch.look(iteration, float(batch.kl.mean()))
             metrics = iteration_metrics(batch, updates, clock, self.warmup)
             self.run.log(iteration, metrics)
-            progress.update(iteration, **self.guards.summary(metrics))
+            progress.update(iteration, **shown(metrics), health=self.health.look(metrics))
             if self.checkpoints.due(iteration) or stop.requested or self.watch.stopping:
                 with self.run.phase("checkpoint"):
                     self.checkpoints.save(iteration, self.crew)

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec
 
+from cool_rlhf.ppo.health import FILE
 from cool_rlhf.report import parts
 from cool_rlhf.report.curves import compared_html, curves_html
 from cool_rlhf.report.early_warning import early_warning
 from cool_rlhf.report.fast_path import FOLDER, fast_path
+from cool_rlhf.report.health import health
 from pretrain_core.runs.files import RunError, read_json, write_text
 from pretrain_core.runs.html import Section, details, heading, page, paragraph, table
 from pretrain_core.runs.run import MANIFEST, read_metrics
@@ -39,6 +41,7 @@ def compose(run: Path) -> Path:
     has_metrics = (run / "metrics.jsonl").exists()
     sections = [
         Section("Stages", _guarded(parts.stages, run)),
+        *([Section("Health", _guarded(health, run))] if (run / FILE).exists() else []),
         *_reward_models(run),
         Section("Samples", _guarded(parts.samples, run)),
         *([Section("Curves", _guarded(_curves, run))] if has_metrics or not rounds else []),

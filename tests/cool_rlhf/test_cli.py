@@ -35,7 +35,7 @@ def test_show_names_origins() -> None:
         app, ["config", "show", "ppo", "configs/ppo/tiny.yaml", "algorithm.kl_coef=0.1"]
     )
     assert done.exit_code == 0
-    (line,) = [line for line in done.output.splitlines() if "kl_coef" in line]
+    (line,) = [line for line in done.output.splitlines() if "algorithm.kl_coef" in line]
     assert "override" in line
     assert "configs/recipes/ppo-tiny.yaml" in done.output
 

@@ -1,6 +1,6 @@
 """Each guard is tripped once."""
 
-import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from actors.trajectories import Trajectory
 from cool_rlhf.ppo.algorithm import ActionGrid
 from cool_rlhf.ppo.batch import Batch
 from cool_rlhf.ppo.guards import GuardError, Guards, logprob_gap
+from cool_rlhf.ppo.measure import _length_metrics
 from cool_rlhf.ppo.settings import GuardSettings
 from pretrain_core.chat import Message
 
@@ -70,8 +71,14 @@ def test_a_ratio_off_one_stops_the_run() -> None:
         Guards(GuardSettings()).check_updates({"policy/first_ratio": 1.03})
 
 
-def test_high_kl_warns_with_advice(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        Guards(GuardSettings(kl_alarm=5.0)).check_batch(batch(kl=8.0))
-    assert "8.0 nats" in caplog.text
-    assert "kl_coef" in caplog.text
+def test_reward_and_length_are_correlated_within_conditions() -> None:
+    made = batch()
+    assert "guard/length_correlation" not in _length_metrics(made)
+    longer = Sequences.pack([([1, 2, 3], [False, True, True]), ([1, 2], [False, True])])
+    other = replace(made, grid=ActionGrid.of(longer), totals=torch.tensor([1.0, 3.0]))
+    assert _length_metrics(other)["guard/length_correlation"] == pytest.approx(-1.0)
+    apart = tuple(
+        t.model_copy(update={"condition": name})
+        for t, name in zip(other.trajectories, ("helpful", "harmless"), strict=True)
+    )
+    assert _length_metrics(replace(other, trajectories=apart)) == {}

@@ -16,6 +16,7 @@ from cool_rlhf.ppo.algorithm import ActionGrid, AlgorithmSettings, KLControl
 from cool_rlhf.ppo.batch import Batch
 from cool_rlhf.ppo.checkpoint import Checkpoints
 from cool_rlhf.ppo.guards import Guards
+from cool_rlhf.ppo.health import Health, HealthSettings
 from cool_rlhf.ppo.settings import GuardSettings, WarmupSettings
 from cool_rlhf.ppo.trainer import Trainer
 from cool_rlhf.ppo.warmup import CriticWarmup
@@ -106,6 +107,7 @@ def trainer(run: Run, stop: bool, backwards: bool = False) -> Trainer:
         warmup=warmup,
         kl_control=kl_control,
         guards=Guards(GuardSettings()),
+        health=Health(HealthSettings(), run.path),
         watch=Watch(hacks, run, log, hacks.looks(ITERATIONS, 1), Path("models/reward")),
         checkpoints=Checkpoints(
             run.checkpoints, 7, ITERATIONS, {"warmup": warmup, "kl_control": kl_control}
