@@ -107,8 +107,8 @@ class Trajectory(BaseModel):
         if self.is_action[0]:
             raise ValueError("token 0 is an action: a sample needs a prompt")
         roles = [message.role for message in self.messages[self.given_messages :]]
-        if not set(roles) <= {"assistant", "environment"}:
-            raise ValueError(f"after the prompt only assistant and environment turns: {roles}")
+        if not set(roles) <= {"assistant", "environment", "user"}:
+            raise ValueError(f"after the prompt no system turns: {roles}")
         sampled = roles.count("assistant")
         runs = sum(1 for action, _ in groupby(self.is_action) if action)
         # An aborted turn may have ended before its first token.

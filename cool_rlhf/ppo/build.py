@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from actors.trajectories import RolloutLog
 from cool_rlhf.hacks.judges import check_gold
 from cool_rlhf.ppo.algorithm import KLControl, ScoreScale
 from cool_rlhf.ppo.checkpoint import Checkpoints
+from cool_rlhf.ppo.environment import build_environment
 from cool_rlhf.ppo.experience import ExperienceMaker
 from cool_rlhf.ppo.guards import Guards
 from cool_rlhf.ppo.health import Health
@@ -68,6 +70,8 @@ def check_inputs(settings: PPOSettings) -> Inputs:
     prompts = read_prompts(settings.prompts, chat, conditions)
     # Built and ended again: what cannot be loaded is refused now.
     RewardComposer(settings.rewards, conditions).close()
+    if settings.environment is not None:
+        build_environment(settings.environment).close()
     for left_out in prompts.quarantined:
         logger.warning("%s:%d: %s", settings.prompts.path, left_out.line, left_out.reason)
     longest = max(len(p.tokens) for p in prompts) + settings.sampling.max_new_tokens
@@ -128,6 +132,10 @@ def open_or_create_run(settings: PPOSettings, parents: dict[str, Path]) -> Run:
 def train_ppo(settings: PPOSettings, run: Run, crew: Crew, stop: StopSignal) -> Trained:
     """Train to the end, from the newest checkpoint if there is one."""
     inputs = check_inputs(settings)
+    references = {p.id: p.reference for p in inputs.prompts if p.reference is not None}
+    environment = None
+    if settings.environment is not None:
+        environment = build_environment(settings.environment)
     log = RolloutLog(run.rollouts)
     rollouts = Rollouts(
         rollout=crew.rollout,
@@ -136,8 +144,10 @@ def train_ppo(settings: PPOSettings, run: Run, crew: Crew, stop: StopSignal) -> 
         sampling=settings.sampling,
         samples_per_prompt=settings.batch.samples_per_prompt,
         seed=run.seed,
+        context=settings.crew.rollout.max_model_len,
+        environment=environment,
+        references=references,
     )
-    references = {p.id: p.reference for p in inputs.prompts if p.reference is not None}
     rewards = Rewards(
         crew.scorer,
         settings.algorithm.empty_reply_score,
@@ -183,7 +193,7 @@ def train_ppo(settings: PPOSettings, run: Run, crew: Crew, stop: StopSignal) -> 
             driver={"warmup": warmup, "kl_control": kl_control, "score_scale": scale},
         ),
     )
-    with rewards:
+    with rewards, closing(environment) if environment else nullcontext():
         late = trainer.train(stop)
     run.record(engine=crew.rollout.engine, quarantined_prompts=len(inputs.prompts.quarantined))
     moved = [

@@ -3,6 +3,7 @@
 from actors.losses import PolicyLossSettings
 from cool_rlhf.hacks.confirmation import visible_rise
 from cool_rlhf.ppo.algorithm import AlgorithmSettings
+from cool_rlhf.ppo.environment import EnvironmentSettings
 from cool_rlhf.ppo.settings import PPORecipe
 from reward.compose import ComposeSettings
 
@@ -35,6 +36,7 @@ def describe_plan(recipe: PPORecipe) -> list[tuple[str, str]]:
             f" ({batch.mini_batches} mini-batches × {batch.epochs} epochs)",
         ),
         ("reply", f"≤ {recipe.sampling.max_new_tokens} tokens, top_p {recipe.sampling.top_p}"),
+        *_environment(recipe.environment),
         ("reward", f"conditional RM{penalty}"),
         *_verifiers(recipe.rewards),
         ("advantages", _advantages(algorithm)),
@@ -43,6 +45,13 @@ def describe_plan(recipe: PPORecipe) -> list[tuple[str, str]]:
         ("early warning", _early_warning(recipe)),
         ("checkpoints", f"every {recipe.checkpoint_every} iterations"),
     ]
+
+
+def _environment(environment: EnvironmentSettings | None) -> list[tuple[str, str]]:
+    """What answers replies, if anything does."""
+    if environment is None:
+        return []
+    return [("environment", f"{environment.kind}, ≤ {environment.max_turns} replies in each")]
 
 
 def _verifiers(rewards: ComposeSettings) -> list[tuple[str, str]]:

@@ -2,14 +2,15 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from actors.rollout import Finished, Request, Rollout, SamplingSettings
+from actors.rollout import Rollout, SamplingSettings
 from actors.trajectories import RolloutLog, Trajectory
+from cool_rlhf.ppo.conversation import Conversation
+from cool_rlhf.ppo.environment import Environment
 from cool_rlhf.ppo.prompts import Prompt
 from pretrain_core.chat import PolicyChat
-from pretrain_core.draws import seed_of
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,11 @@ class Rollouts:
     sampling: SamplingSettings
     samples_per_prompt: int
     seed: int
+    context: int
+    """Tokens of a whole conversation, at most."""
+    environment: Environment | None = None
+    references: Mapping[str, str] = field(default_factory=dict)
+    """Of prompts, by id."""
 
     def collect(self, iteration: int, prompts: Sequence[Prompt]) -> list[Trajectory]:
         """One trajectory per (prompt, sample), in that order, whatever order they ended in."""
@@ -45,7 +51,7 @@ class Rollouts:
         for old in trajectories:
             if old.id in refused:
                 logger.warning("%s is sampled again: %s", old.id, refused[old.id])
-                wanted[_next_id(old.id)] = (_prompt_of(old), old.sample)
+                wanted[_next_id(old.id)] = (self._prompt_of(old), old.sample)
         fresh = iter(self._sampled(iteration, wanted))
         return [next(fresh) if t.id in refused else t for t in trajectories]
 
@@ -54,58 +60,74 @@ class Rollouts:
     ) -> list[Trajectory]:
         """What the log has of the wanted ids, and the rest from the engine."""
         done = self.log.read(iteration)
-        requests = [
-            Request(
-                id=name,
-                tokens=list(prompt.tokens),
-                seed=seed_of(self.seed, "rollout", iteration, name),
-            )
-            for name, (prompt, _) in wanted.items()
+        talking = [
+            Conversation(name, iteration, sample, prompt, self.seed)
+            for name, (prompt, sample) in wanted.items()
             if name not in done
         ]
-        seeds = {request.id: request.seed for request in requests}
-        for finished in self.rollout.generate(requests, self.sampling, self.chat.stop_token_ids):
-            prompt, sample = wanted[finished.id]
-            trajectory = self._trajectory(iteration, prompt, sample, finished, seeds[finished.id])
-            self.log.append(trajectory)
-            done[finished.id] = trajectory
+        while talking:
+            answered: list[Conversation] = []
+            for conversation in self._replied(talking):
+                if self._may_go_on(conversation):
+                    answered.append(conversation)
+                else:
+                    self._finish(conversation, done)
+            order = {conversation.id: place for place, conversation in enumerate(talking)}
+            answered.sort(key=lambda conversation: order[conversation.id])
+            talking = []
+            for conversation, goes_on in self._answered(answered):
+                if goes_on:
+                    talking.append(conversation)
+                else:
+                    self._finish(conversation, done)
         return [done[name] for name in wanted]
 
-    def _trajectory(
-        self, iteration: int, prompt: Prompt, sample: int, finished: Finished, seed: int
-    ) -> Trajectory:
-        before, after = len(prompt.tokens), len(finished.tokens)
-        raw = finished.raw_logprobs
-        return Trajectory(
-            id=finished.id,
-            iteration=iteration,
-            sample=sample,
-            prompt_id=prompt.id,
-            messages=(*prompt.messages, self.chat.reply_message(finished.tokens)),
-            given_messages=len(prompt.messages),
-            tokens=[*prompt.tokens, *finished.tokens],
-            is_action=[False] * before + [True] * after,
-            policy_version=[-1] * before + [finished.policy_version] * after,
-            behaviour_logprobs=[0.0] * before + list(finished.behaviour_logprobs),
-            raw_logprobs=None if raw is None else [0.0] * before + list(raw),
-            finish_reason=finished.finish_reason,
-            condition=prompt.condition,
-            seed=seed,
-            engine=self.rollout.engine,
+    def _replied(self, talking: Sequence[Conversation]) -> Iterator[Conversation]:
+        """The conversations as each gets its next reply."""
+        by_id = {conversation.id: conversation for conversation in talking}
+        requests = [conversation.request() for conversation in talking]
+        for finished in self.rollout.generate(requests, self.sampling, self.chat.stop_token_ids):
+            by_id[finished.id].said(finished, self.chat)
+            yield by_id[finished.id]
+
+    def _may_go_on(self, conversation: Conversation) -> bool:
+        return (
+            self.environment is not None
+            and conversation.finish_reason == "stop"
+            and conversation.turns < self.environment.max_turns
         )
+
+    def _answered(self, waiting: Sequence[Conversation]) -> Iterator[tuple[Conversation, bool]]:
+        """Each with whether it goes on: it has an answer, and room for another reply."""
+        if self.environment is None or not waiting:
+            return
+        answers = self.environment.answer([conversation.talk() for conversation in waiting])
+        for conversation, turns in zip(waiting, answers, strict=True):
+            tokens = self.chat.continuation(turns) if turns else []
+            room = self.context - len(conversation.tokens) - len(tokens)
+            if turns and room < self.sampling.max_new_tokens:
+                # Not the policy's end: the conversation was to go on.
+                conversation.finish_reason = "length"
+            elif turns:
+                conversation.told(turns, tokens)
+            yield conversation, bool(turns) and conversation.finish_reason == "stop"
+
+    def _prompt_of(self, trajectory: Trajectory) -> Prompt:
+        return Prompt(
+            trajectory.prompt_id,
+            trajectory.messages[: trajectory.given_messages],
+            trajectory.condition,
+            tuple(trajectory.prompt_tokens),
+            self.references.get(trajectory.prompt_id),
+        )
+
+    def _finish(self, conversation: Conversation, done: dict[str, Trajectory]) -> None:
+        trajectory = conversation.trajectory(self.rollout.engine)
+        self.log.append(trajectory)
+        done[conversation.id] = trajectory
 
 
 def _next_id(name: str) -> str:
     """`3/p/0` → `3/p/0~1` → `3/p/0~2`."""
     first, _, tries = name.rpartition("~")
     return f"{first}~{int(tries) + 1}" if first and tries.isdigit() else f"{name}~1"
-
-
-def _prompt_of(trajectory: Trajectory) -> Prompt:
-    given = trajectory.is_action.index(True)
-    return Prompt(
-        trajectory.prompt_id,
-        trajectory.messages[: trajectory.given_messages],
-        trajectory.condition,
-        tuple(trajectory.tokens[:given]),
-    )

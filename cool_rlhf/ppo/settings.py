@@ -8,6 +8,7 @@ from actors.losses.policy import IMPORTANCE_SAMPLING
 from actors.rollout import SamplingSettings
 from cool_rlhf.hacks.watch.settings import WatchSettings
 from cool_rlhf.ppo.algorithm.settings import AlgorithmSettings
+from cool_rlhf.ppo.environment import EnvironmentSettings
 from cool_rlhf.ppo.health import HealthSettings
 from cool_rlhf.ppo.prompts import PromptSettings
 from pretrain_core.cache import InputPath
@@ -89,6 +90,9 @@ class PPORecipe(Settings):
     )
     warmup: WarmupSettings = WarmupSettings()
     sampling: SamplingSettings = SamplingSettings()
+    environment: EnvironmentSettings | None = Field(
+        None, description="what answers replies: tools, a simulated user; none: one reply"
+    )
     actor: OptimSettings = Field(OptimSettings(lr=1e-6), description="AdamW of the policy")
     critic: OptimSettings = Field(OptimSettings(lr=5e-6), description="AdamW of the critic")
     guards: GuardSettings = GuardSettings()

@@ -4,6 +4,7 @@ A conversation is cut into segments, each a control token or plain text; `render
 `encode` turns each into tokens. The jinja template says the same to other programs.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -99,6 +100,17 @@ def encode_prompt(
 ) -> list[int]:
     """Tokens of a conversation followed by the opening of an assistant turn."""
     return _encode(tokenizer, segments(as_messages(messages), generation_prompt=True)).tokens
+
+
+def encode_continuation(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]
+) -> list[int]:
+    """Tokens of turns that follow a closed one, and the opening of an assistant turn.
+
+    The first is what stands between an end of turn and the next turn.
+    """
+    parts = itertools.chain([Segment("\n")], segments(messages, generation_prompt=True))
+    return _encode(tokenizer, parts).tokens
 
 
 def control_id(tokenizer: "PreTrainedTokenizerBase", token: str) -> int:

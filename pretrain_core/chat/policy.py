@@ -14,6 +14,7 @@ from pretrain_core.chat.chatml import (
     Encoded,
     control_id,
     encode,
+    encode_continuation,
     encode_prompt,
     plain_ids,
 )
@@ -51,6 +52,26 @@ class PolicyChat:
         text = self._render(marked, generation_prompt=True)
         self._require_all(text, marked)
         return self._tokens(text, contents)
+
+    def continuation(self, turns: Sequence[Mapping[str, Any] | Message]) -> list[int]:
+        """Tokens of `turns` after a sampled reply's stop token, up to where the assistant speaks.
+
+        Raises `ChatError` where the template rewrites earlier turns, or has no place for a role.
+        """
+        checked = as_messages(turns)
+        if self._ours:
+            return encode_continuation(self.tokenizer, checked)
+        talk = [Message(role="user", content="user"), Message(role="assistant", content="reply")]
+        marked, contents = _mark([*talk, *checked])
+        text = self._render(marked, generation_prompt=True)
+        self._require_all(text, marked)
+        start = self._prefix(text, marked[:2], index=1)
+        said = text.index(marked[1].content) + len(marked[1].content)
+        closing = self._tokens(text[said:start], contents)
+        stops = [i for i, token in enumerate(closing) if token in self.stop_token_ids]
+        if not stops:
+            raise ChatError("the template does not close the assistant turn")
+        return closing[stops[-1] + 1 :] + self._tokens(text[start:], contents)
 
     def reply(self, tokens: Sequence[int]) -> str:
         """Text of sampled tokens up to the first stop token (not included)."""

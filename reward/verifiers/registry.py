@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Tag
 
 from reward.verifiers.code import CodeSettings, CodeVerifier
-from reward.verifiers.function import FunctionSettings, FunctionVerifier
+from reward.verifiers.function import FunctionVerifier, RewardFunctionSettings
 from reward.verifiers.language import LanguageSettings, LanguageVerifier
 from reward.verifiers.length import LengthSettings, LengthVerifier
 from reward.verifiers.maths import MathsSettings, MathsVerifier
@@ -27,7 +27,7 @@ def _kind(value: object) -> object:
 VerifierSettings = Annotated[
     Annotated[CodeSettings, Tag("code")]
     | Annotated[FormatSettings, Tag("format")]
-    | Annotated[FunctionSettings, Tag("function")]
+    | Annotated[RewardFunctionSettings, Tag("function")]
     | Annotated[JsonSettings, Tag("json")]
     | Annotated[LanguageSettings, Tag("language")]
     | Annotated[LengthSettings, Tag("length")]
@@ -45,7 +45,7 @@ VerifierSettings = Annotated[
 _BUILDERS: dict[type[Any], Callable[[Any], Verifier]] = {
     CodeSettings: CodeVerifier,
     FormatSettings: FormatVerifier,
-    FunctionSettings: FunctionVerifier,
+    RewardFunctionSettings: FunctionVerifier,
     JsonSettings: JsonVerifier,
     LanguageSettings: LanguageVerifier,
     LengthSettings: LengthVerifier,

@@ -59,7 +59,8 @@ def test_a_single_turn_knows_its_parts() -> None:
         ({"finish_reason": "eos"}, "stop"),
         ({"condition": ""}, "condition"),
         ({"given_messages": 4}, "given_messages is 4 of 3"),
-        ({"messages": ASK}, "only assistant and environment"),
+        ({"messages": (*ASK, REPLY, ASK[0]), "given_messages": 2}, "no system turns"),
+        ({"messages": ASK}, "0 sampled assistant turns"),
         ({"unknown": 1}, "unknown"),
     ],
 )

@@ -39,7 +39,7 @@ def prompt() -> Prompt:
 def rollouts(engine: CountingEngine, folder: Path, tokenizer: PreTrainedTokenizerFast) -> Rollouts:
     chat = PolicyChat(tokenizer)
     log = RolloutLog(folder)
-    return Rollouts(cast(Rollout, engine), log, chat, SamplingSettings(), 2, seed=7)
+    return Rollouts(cast(Rollout, engine), log, chat, SamplingSettings(), 2, seed=7, context=512)
 
 
 def test_a_prompt_that_comes_twice_gives_samples_of_its_own(

@@ -122,3 +122,33 @@ def test_reply_message_parses_trailing_calls_by_token(tokenizer: PreTrainedToken
     assert chat.reply_message(said) == turn
     broken = [t for t in said if tokenizer.convert_ids_to_tokens(t) != "<|action_start|>"]
     assert chat.reply_message(broken).actions == ()
+
+
+@pytest.mark.parametrize("template", [CHATML_TEMPLATE, FOREIGN])
+def test_a_continuation_joins_reply_and_next_turns_as_the_whole_is_encoded(
+    tokenizer: PreTrainedTokenizerFast, template: str
+) -> None:
+    chat = PolicyChat(with_template(tokenizer, template))
+    whole = chat.encode(CHAT)
+    first = chat.prompt(CHAT[:2])
+    until_stop = whole.loss_mask.index(False, whole.loss_mask.index(True))
+    reply = whole.tokens[len(first) : until_stop]
+    assert reply[-1] in chat.stop_token_ids
+    joined = [*first, *reply, *chat.continuation([CHAT[3]])]
+    assert joined == chat.prompt(CHAT[:4])
+
+
+def test_a_continuation_keeps_control_tokens_of_an_answer_as_text(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    chat = PolicyChat(with_template(tokenizer, CHATML_TEMPLATE))
+    tokens = chat.continuation([Message(role="environment", content="<|im_end|>")])
+    assert tokens.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 1
+
+
+def test_a_template_that_rewrites_earlier_turns_has_no_continuation(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    chat = PolicyChat(with_template(tokenizer, REWRITES))
+    with pytest.raises(ChatError, match="rewrites earlier turns"):
+        chat.continuation([CHAT[3]])

@@ -10,7 +10,7 @@ from pretrain_core.chat import Message
 from pretrain_core.errors import InputError
 from reward.compose import ComposeSettings, RewardComposer
 from reward.conditions import Conditions
-from reward.verifiers.function import FunctionSettings, FunctionVerifier
+from reward.verifiers.function import FunctionVerifier, RewardFunctionSettings
 from reward.verifiers.sample import GraderFailed, Sample
 
 PROMPT = [Message(role="user", content="How long?")]
@@ -33,7 +33,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
     def build(source: str, **settings: object) -> FunctionVerifier:
         file = tmp_path / "mine.py"
         file.write_text(source)
-        made.append(FunctionVerifier(FunctionSettings(file=file, **settings)))
+        made.append(FunctionVerifier(RewardFunctionSettings(file=file, **settings)))
         return made[-1]
 
     yield build
@@ -114,7 +114,7 @@ def test_what_cannot_be_loaded_is_refused_at_once(make: Make, source: str, messa
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
-        FunctionVerifier(FunctionSettings(file=tmp_path / "none.py"))
+        FunctionVerifier(RewardFunctionSettings(file=tmp_path / "none.py"))
 
 
 def test_a_composer_asks_it_once_for_the_samples_that_it_counts_for(

@@ -1,7 +1,7 @@
-"""Calls a reward function of the user's, in a process that may hang or die without us.
+"""Calls a function of the user's, in a process that may hang or die without us.
 
-`python function.py FILE NAME`: says {"ready": true}, then answers each JSON line of keyword
-arguments by {"scores"}. What the function raises ends the process, its trace is on stderr; what it
+`python child.py FILE NAME`: says {"ready": true}, then answers each JSON line of keyword arguments
+by {"answer": […]}. What the function raises ends the process, its trace is on stderr; what it
 prints goes there too.
 """
 
@@ -21,20 +21,20 @@ def main(file: str, name: str) -> None:
     os.dup2(2, 1)
 
     def say(answer: dict[str, Any]) -> None:
-        answers.write(json.dumps(answer) + "\n")
+        # Numbers of NumPy and torch become plain ones.
+        answers.write(json.dumps(answer, default=float) + "\n")
         answers.flush()
 
     function = load(file, name)
     say({"ready": True})
     for line in sys.stdin:
-        scores = function(**json.loads(line))
-        say({"scores": [None if score is None else float(score) for score in scores]})
+        say({"answer": list(function(**json.loads(line)))})
 
 
 def load(file: str, name: str) -> Callable[..., Any]:
     """The function of a file; its folder can be imported from."""
     sys.path.insert(0, str(Path(file).resolve().parent))
-    spec = importlib.util.spec_from_file_location("reward_function", file)
+    spec = importlib.util.spec_from_file_location("user_function", file)
     if spec is None or spec.loader is None:
         raise ImportError(f"{file} is no Python file")
     module = importlib.util.module_from_spec(spec)
