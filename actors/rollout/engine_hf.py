@@ -18,6 +18,7 @@ from actors.rollout.requests import (
     room_for,
 )
 from actors.rollout.sampling import draw
+from actors.rollout.stop_strings import StopStrings, stop_strings
 from actors.rollout.wire import Manifest, TransferAddress, WeightPushError, WeightReceiver
 from pretrain_core.model.logprobs import logprobs_of
 
@@ -128,6 +129,7 @@ class HFEngine:
         inputs, mask = _left_padded([request.tokens for request in requests])
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         cache = None
+        texts = stop_strings(self.folder, sampling.stop)
         stop_ids = torch.tensor(sorted(stop), dtype=torch.int64)
         while rows:
             output = self.model(
@@ -146,7 +148,7 @@ class HFEngine:
                 _too_early(rows, sampling.min_new_tokens, stop_ids, logits.shape[-1]),
                 [row.generator for row in rows],
             )
-            ended = _extend(rows, drawn, stop)
+            ended = _extend(rows, drawn, stop, texts, sampling.min_new_tokens)
             keep = [index for index in range(len(rows)) if index not in ended]
             if ended:
                 yield [rows[index].reply(stopped) for index, stopped in ended.items()]
@@ -159,9 +161,13 @@ class HFEngine:
 
 
 def _extend(
-    rows: list[_Row], drawn: tuple[Tensor, Tensor, Tensor], stop: set[int]
+    rows: list[_Row],
+    drawn: tuple[Tensor, Tensor, Tensor],
+    stop: set[int],
+    texts: StopStrings | None,
+    least: int,
 ) -> dict[int, bool]:
-    """Add the drawn tokens; the rows that end with them, and whether by a stop token."""
+    """Add the drawn tokens; the rows that end with them, and whether by themselves."""
     ended = {}
     tokens, behaviour, raw = (part.tolist() for part in drawn)
     for index, row in enumerate(rows):
@@ -169,6 +175,8 @@ def _extend(
         row.behaviour.append(behaviour[index])
         row.raw.append(raw[index])
         stopped = tokens[index] in stop
+        if texts is not None and len(row.tokens) >= least:
+            stopped = stopped or texts.ended(row.tokens)
         if stopped or len(row.tokens) == row.room:
             ended[index] = stopped
     return ended

@@ -1,7 +1,7 @@
 """vLLM in this process, behind the engine protocol."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from actors.rollout.requests import (
     SamplingSettings,
     room_for,
 )
+from actors.rollout.stop_strings import stop_strings
 from actors.rollout.wire import Manifest, TransferAddress, WeightPushError
 
 # One process, eager, and the model runner whose sampler we know (the other needs Triton).
@@ -74,6 +75,9 @@ class VLLMEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        texts = stop_strings(self.folder, sampling.stop)
+        # Only where texts are looked for must every token come as it is sampled.
+        kind = RequestOutputKind.FINAL_ONLY if texts is None else RequestOutputKind.CUMULATIVE
         names = {}
         for request in requests:
             room = room_for(request, sampling, self.facts.max_model_len)
@@ -88,10 +92,19 @@ class VLLMEngine:
                 logprobs=1,
                 flat_logprobs=True,
                 detokenize=False,
-                output_kind=RequestOutputKind.FINAL_ONLY,
+                output_kind=kind,
             )
             names[self._add(request.tokens, params)] = request.id
-        for outputs in self._steps(set(names)):
+
+        def complete(output: Any) -> bool:
+            tokens = output.outputs[0].token_ids
+            return (
+                texts is not None
+                and len(tokens) >= sampling.min_new_tokens
+                and texts.ended(list(tokens))
+            )
+
+        for outputs in self._steps(set(names), complete):
             yield [self._reply(names[output.request_id], output.outputs[0]) for output in outputs]
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -151,12 +164,19 @@ class VLLMEngine:
         self._llm.llm_engine.add_request(name, {"prompt_token_ids": list(tokens)}, params)
         return name
 
-    def _steps(self, waiting: set[str]) -> Iterator[list[Any]]:
+    def _steps(
+        self, waiting: set[str], complete: Callable[[Any], bool] = lambda _: False
+    ) -> Iterator[list[Any]]:
+        """Outputs as they end, by themselves or because they are `complete`."""
         engine = self._llm.llm_engine
         try:
             while waiting:
-                ended = [output for output in engine.step() if output.finished]
+                outputs = [o for o in engine.step() if o.request_id in waiting]
+                ended = [output for output in outputs if output.finished or complete(output)]
                 waiting -= {output.request_id for output in ended}
+                cut = [output.request_id for output in ended if not output.finished]
+                if cut:
+                    engine.abort_request(cut)
                 if ended:
                     yield ended
         finally:
@@ -170,7 +190,8 @@ class VLLMEngine:
             list(output.token_ids),
             logprobs[0::2],
             logprobs[1::2] if self._has_raw else None,
-            output.finish_reason,
+            # Without one it was ended here, by a text.
+            output.finish_reason or "stop",
         )
 
     def _on_worker(self, function: Any) -> list[Any]:

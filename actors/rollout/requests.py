@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from actors.trajectories import FinishReason
 from pretrain_core.errors import RunFailed
@@ -39,6 +39,17 @@ class SamplingSettings(Settings):
     min_new_tokens: int = Field(
         default=1, ge=0, description="tokens before a stop token may be drawn"
     )
+
+    stop: tuple[str, ...] = Field(
+        default=(), description="texts that end a reply, beside the end token; they stay in it"
+    )
+
+    @field_validator("stop")
+    @classmethod
+    def _texts(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in stop:
+            raise ValueError("an empty text would end every reply at once: leave it out")
+        return stop
 
     @model_validator(mode="after")
     def _minimum_below_maximum(self) -> "SamplingSettings":

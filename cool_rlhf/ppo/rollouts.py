@@ -104,6 +104,9 @@ class Rollouts:
         answers = self.environment.answer([conversation.talk() for conversation in waiting])
         for conversation, turns in zip(waiting, answers, strict=True):
             tokens = self.chat.continuation(turns) if turns else []
+            if turns and conversation.tokens[-1] not in self.chat.stop_token_ids:
+                # A text ended the reply: its turn is closed for it.
+                tokens = [self.chat.stop_token_ids[0], *tokens]
             room = self.context - len(conversation.tokens) - len(tokens)
             if turns and room < self.sampling.max_new_tokens:
                 # Not the policy's end: the conversation was to go on.

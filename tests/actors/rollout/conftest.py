@@ -4,15 +4,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from actors.placement import RaySession
 from tests.actors.rollout.support import HolderPolicy, make_folder
 
 
 @pytest.fixture(scope="session")
-def untied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def untied(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
+) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("untied")
-    return make_folder(folder / "old", 1), make_folder(folder / "new", 2)
+    made = make_folder(folder / "old", 1), make_folder(folder / "new", 2)
+    for each in made:
+        tokenizer.save_pretrained(each)
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from actors.batch import Sequences
 from actors.forward import LogprobResult
@@ -147,3 +152,23 @@ class ForgetfulRollout(Rollout):
 
     def forget_heads(self, forget: bool) -> None:
         self._group.call("forget_heads", forget).result()
+
+
+def text_inside(replies: dict[str, list[int]], tokenizer: PreTrainedTokenizerFast) -> str:
+    """A text of a few letters that some reply says after its fourth token, over two tokens."""
+    for tokens in replies.values():
+        pieces = [tokenizer.decode([token]) for token in tokens]
+        for first, second in pairwise(pieces[4:]):
+            text = first[-1:] + second[:2]
+            if len(text) == 3 and text.isascii() and text.isprintable():
+                return text
+    raise AssertionError("no reply says two readable tokens in a row")
+
+
+def cut_after(tokens: list[int], text: str, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The reply up to the token that completes the text, by decoding every beginning of it."""
+    least = GREEDY.min_new_tokens
+    for end in range(least, len(tokens) + 1):
+        if text in tokenizer.decode(tokens[:end], clean_up_tokenization_spaces=False):
+            return tokens[:end]
+    return tokens

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from actors.rollout.engine import Reply
 from actors.rollout.engine_hf import HFEngine
@@ -12,7 +13,16 @@ from actors.rollout.rendezvous import Rendezvous
 from actors.rollout.requests import EngineStartError, Request, SamplingSettings
 from actors.rollout.sampling import nucleus
 from actors.rollout.wire import WeightPushError, WeightSender
-from tests.actors.rollout.support import CONTEXT, GREEDY, STOP, WARM, make_folder, requests
+from tests.actors.rollout.support import (
+    CONTEXT,
+    GREEDY,
+    STOP,
+    WARM,
+    cut_after,
+    make_folder,
+    requests,
+    text_inside,
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +60,26 @@ def test_lengths_stop_tokens_and_reasons(engine: HFEngine) -> None:
         assert not set(reply.tokens[:-1]) & set(stop)
         assert (reply.tokens[-1] in stop) == (reply.finish_reason == "stop")
         assert len(reply.behaviour_logprobs) == len(reply.raw_logprobs or []) == len(reply.tokens)
+
+
+def test_a_text_ends_the_replies_that_say_it_and_stays_in_them(
+    engine: HFEngine, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    asked = requests(16)
+    whole = {name: reply.tokens for name, reply in sampled(engine, asked, GREEDY, [STOP]).items()}
+    text = text_inside(whole, tokenizer)
+    stopping = GREEDY.model_copy(update={"stop": ("never said at all", text)})
+    replies = sampled(engine, asked, stopping, [STOP])
+    expected = {name: cut_after(tokens, text, tokenizer) for name, tokens in whole.items()}
+    assert {name: reply.tokens for name, reply in replies.items()} == expected
+    cut = [name for name, tokens in whole.items() if len(expected[name]) < len(tokens)]
+    assert cut
+    assert all(replies[name].finish_reason == "stop" for name in cut)
+
+
+def test_an_empty_text_is_refused() -> None:
+    with pytest.raises(ValueError, match="would end every reply"):
+        SamplingSettings(stop=("",))
 
 
 def test_both_logprobs_are_those_of_the_model(engine: HFEngine) -> None:

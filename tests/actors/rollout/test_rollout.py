@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from actors.group import ActorFailed
 from actors.placement import RaySession
@@ -21,9 +22,11 @@ from tests.actors.rollout.support import (
     WARM,
     ForgetfulRollout,
     HolderPolicy,
+    cut_after,
     make_folder,
     reference_logprobs,
     requests,
+    text_inside,
 )
 
 SETTINGS = RolloutSettings(
@@ -101,6 +104,22 @@ def test_both_engines_agree_on_greedy_replies(rollout: Rollout, untied: tuple[Pa
     batch = probe_batch(probes, list(rollout.generate(probes, PROBE_SAMPLING, ())))
     (found,) = rollout.probe(batch)
     assert check_probe(batch, found, reference_logprobs(untied[0], batch), "float32").tokens == 64
+
+
+def test_a_text_ends_replies_as_in_the_other_engine(
+    rollout: Rollout, untied: tuple[Path, Path], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    whole = greedy_of(untied[0])
+    text = text_inside(whole, tokenizer)
+    replies = sampled(rollout, GREEDY.model_copy(update={"stop": (text,)}))
+    expected = {name: cut_after(tokens, text, tokenizer) for name, tokens in whole.items()}
+    assert tokens_of(replies) == expected
+    assert expected != whole
+    for name, reply in replies.items():
+        assert len(reply.behaviour_logprobs) == len(reply.tokens)
+        assert reply.finish_reason == "stop" or expected[name] == whole[name]
+    # Nothing of what was ended goes on: the next batch is as ever.
+    assert tokens_of(sampled(rollout, GREEDY)) == whole
 
 
 def test_more_prompt_tokens_than_one_step_takes(rollout: Rollout) -> None:

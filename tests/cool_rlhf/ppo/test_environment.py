@@ -181,6 +181,18 @@ def test_a_reply_that_was_cut_is_not_answered(
     assert len(engine.asked) == 1
 
 
+def test_a_turn_that_a_text_ended_is_closed_before_the_answer(
+    make: Make, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    chat = PolicyChat(tokenizer)
+    made = rollouts(Echo(302), tmp_path / "log", chat, make(COUNTS_TURNS), context=512)
+    (found,) = made.collect(0, prompts(chat, 2))
+    first = found.is_action.index(True)
+    assert found.tokens[first + 2] == 302
+    assert found.tokens[first + 3] == chat.stop_token_ids[0]
+    assert found.is_action[first : first + 4] == [True, True, True, False]
+
+
 def test_a_conversation_without_room_for_another_reply_counts_as_cut(
     make: Make, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
