@@ -42,6 +42,8 @@ class Models:
     actor_optim: OptimSettings
     critic_optim: OptimSettings
     seed: int
+    critic: Path | None = None
+    """What the critic starts from; None: the reward model."""
 
 
 @dataclass
@@ -109,7 +111,7 @@ class Crew:
         if self.critic is not None:
             pending.append(
                 self.critic.load(
-                    models.reward_model,
+                    models.critic or models.reward_model,
                     models.critic_optim,
                     models.seed,
                     state and state / "critic_state",

@@ -49,19 +49,19 @@ class ValueModel(nn.Module):
             return SimpleNamespace(logits=self.value_head(states.float()).squeeze(-1))
 
 
-def value_model(reward_model: Path) -> ValueModel:
-    """The body of a reward-model folder under a fresh value head (report §4.2.3).
+def value_model(folder: Path) -> ValueModel:
+    """The body of a reward model's (report §4.2.3) or a policy's folder under a fresh value head.
 
-    Raises OSError where the folder holds no sequence-classification model.
+    Raises OSError where the folder holds no such model.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     from actors.engines.door import without_dropout
 
-    config = AutoConfig.from_pretrained(str(reward_model))
+    config = AutoConfig.from_pretrained(str(folder))
     without_dropout(config)
     scorer: Any = AutoModelForSequenceClassification.from_pretrained(
-        str(reward_model), config=config, dtype=torch.float32, attn_implementation="sdpa"
+        str(folder), config=config, dtype=torch.float32, attn_implementation="sdpa"
     )
     return ValueModel(scorer.base_model, config.get_text_config().hidden_size)
 
@@ -75,7 +75,7 @@ class CriticWorker(Worker):
 
     def load(
         self,
-        reward_model: Path,
+        folder: Path,
         optim: OptimSettings,
         seed: int,
         state: Path | None,
@@ -86,7 +86,7 @@ class CriticWorker(Worker):
 
         torch.manual_seed(seed_of(seed, "critic", sample=self.place.rank))
         self.micro_batch_tokens = micro_batch_tokens
-        model = value_model(reward_model)
+        model = value_model(folder)
         self.engine: Engine = DeepSpeedEngine(model, model.value_head, optim, self.settings.engine)
         if state is not None:
             self.engine.load_state(state)
@@ -144,17 +144,15 @@ class Critic:
 
     def load(
         self,
-        reward_model: Path,
+        folder: Path,
         optim: OptimSettings,
         seed: int,
         state: Path | None = None,
         micro_batch_tokens: int = 8192,
     ) -> Pending[None]:
-        """Start from a reward-model folder; `state` is a folder of `save_state`."""
+        """Start from a reward model's or a policy's folder; `state` is a folder of `save_state`."""
         self.optim = optim
-        return self.group.call("load", reward_model, optim, seed, state, micro_batch_tokens).then(
-            done
-        )
+        return self.group.call("load", folder, optim, seed, state, micro_batch_tokens).then(done)
 
     def values(self, batch: Sequences) -> Pending[Tensor]:
         """Value of the state before each action token, fp32 `[tokens]`, 0 elsewhere."""

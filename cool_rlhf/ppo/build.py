@@ -13,6 +13,7 @@ from actors.trajectories import RolloutLog
 from cool_rlhf.hacks.judges import check_gold
 from cool_rlhf.ppo.algorithm import KLControl, ScoreScale
 from cool_rlhf.ppo.checkpoint import Checkpoints
+from cool_rlhf.ppo.critic_init import critic_source
 from cool_rlhf.ppo.environment import build_environment
 from cool_rlhf.ppo.experience import ExperienceMaker
 from cool_rlhf.ppo.guards import Guards
@@ -47,6 +48,8 @@ class Inputs:
     chat: PolicyChat
     prompts: PromptSet
     pretrain: PretrainMix | None
+    critic: Path | None
+    """What the critic starts from, None without one."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ def check_inputs(settings: PPOSettings) -> Inputs:
             f"the longest prompt and sampling.max_new_tokens make {longest} tokens, more than"
             f" crew.rollout.max_model_len {context}: raise it, or lower prompts.max_tokens"
         )
-    return Inputs(chat, prompts, _pretrain(settings, longest))
+    critic = critic_source(settings) if settings.algorithm.has_critic else None
+    return Inputs(chat, prompts, _pretrain(settings, longest), critic)
 
 
 def _check_paths(settings: PPOSettings) -> None:
@@ -167,6 +171,7 @@ def train_ppo(settings: PPOSettings, run: Run, crew: Crew, stop: StopSignal) -> 
             actor_optim=settings.actor,
             critic_optim=settings.critic,
             seed=run.seed,
+            critic=inputs.critic,
         ),
         prompts=inputs.prompts,
         rollouts=rollouts,

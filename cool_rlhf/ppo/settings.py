@@ -1,5 +1,7 @@
 """Settings of one PPO run; `configs/ppo/paper.yaml` holds the report's values."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from actors.crew import CrewSettings
@@ -160,5 +162,9 @@ class PPOSettings(PPORecipe):
     initial_policy: InputPath | None = Field(None, description="start elsewhere than at `policy`")
     reward_model: ModelPath = Field(
         description="conditional reward model, folder or registry:NAME; also the critic"
+    )
+    critic_init: Literal["auto", "reward_model", "policy"] = Field(
+        "auto",
+        description="auto: the reward model, or `policy` where the two have other tokenizers",
     )
     prompts: PromptSettings
