@@ -1,5 +1,6 @@
 """The actors of one job, placed together: policy, critic, reference, scorer and rollout engines."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,13 +8,21 @@ from pydantic import Field
 
 from actors.critic import Critic, CriticSettings
 from actors.engines.protocol import OptimSettings
+from actors.group import ActorFailed
 from actors.placement import Placement, RaySession, RaySettings, RoleResources, start_ray
 from actors.policy import Policy, PolicySettings
 from actors.reference import Reference, ReferenceSettings
 from actors.rollout import PushReport, Rollout, RolloutSettings, push
 from actors.scorer import Scorer
 from actors.scoring import ScorerSettings
+from actors.supervisor import Supervisor
+from pretrain_core.errors import RunFailed
 from pretrain_core.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+DEATH_PATIENCE_S = 5.0
+"""How long an actor that does not answer may take to be found dead."""
 
 
 class CrewSettings(Settings):
@@ -27,6 +36,9 @@ class CrewSettings(Settings):
     reference: ReferenceSettings = ReferenceSettings()
     scorer: ScorerSettings = ScorerSettings()
     rollout: RolloutSettings = RolloutSettings()
+    restarts: int = Field(
+        3, ge=0, description="deaths of actors in a row, without progress, before the run stops"
+    )
     micro_batch_tokens: int = Field(
         8192, gt=0, description="tokens per forward and backward pass of a rank, padding counted"
     )
@@ -46,20 +58,13 @@ class Models:
     """What the critic starts from; None: the reward model."""
 
 
-@dataclass
 class Crew:
     """All roles of a job; they start once and may load other models later."""
 
-    settings: CrewSettings
-    session: RaySession
-    placement: Placement
-    policy: Policy
-    critic: Critic | None
-    reference: Reference
-    scorer: Scorer
-    rollout: Rollout
-    policy_version: int = 0
-    models: Models | None = None
+    def __init__(self, settings: CrewSettings, session: RaySession) -> None:
+        self.settings = settings
+        self.session = session
+        self._start_roles()
 
     @classmethod
     def start(cls, settings: CrewSettings) -> "Crew":
@@ -69,27 +74,29 @@ class Crew:
         """
         session = start_ray(settings.ray)
         try:
-            roles: dict[str, RoleResources | None] = {
-                "policy": settings.policy,
-                "critic": settings.critic,
-                "reference": settings.reference,
-                "scorer": settings.scorer,
-                "rollout": settings.rollout,
-            }
-            placement = Placement({name: role for name, role in roles.items() if role})
-            return cls(
-                settings=settings,
-                session=session,
-                placement=placement,
-                policy=Policy.start(settings.policy, placement),
-                critic=Critic.start(settings.critic, placement) if settings.critic else None,
-                reference=Reference.start(settings.reference, placement),
-                scorer=Scorer.start(settings.scorer, placement),
-                rollout=Rollout.start(settings.rollout, placement),
-            )
+            return cls(settings, session)
         except BaseException:
             session.close()
             raise
+
+    def _start_roles(self) -> None:
+        settings = self.settings
+        self.models: Models | None = None
+        self.policy_version = 0
+        wanted: dict[str, RoleResources | None] = {
+            "policy": settings.policy,
+            "critic": settings.critic,
+            "reference": settings.reference,
+            "scorer": settings.scorer,
+            "rollout": settings.rollout,
+        }
+        placement = Placement({name: role for name, role in wanted.items() if role})
+        self.placement = placement
+        self.policy = Policy.start(settings.policy, placement)
+        self.critic = Critic.start(settings.critic, placement) if settings.critic else None
+        self.reference = Reference.start(settings.reference, placement)
+        self.scorer = Scorer.start(settings.scorer, placement)
+        self.rollout = Rollout.start(settings.rollout, placement)
 
     def load(self, models: Models, state: Path | None = None, version: int = 0) -> None:
         """Load all roles, the trained ones from the training state in `state` if given.
@@ -135,10 +142,35 @@ class Crew:
         self.policy_version = version
         return report
 
+    def dead(self) -> list[ActorFailed]:
+        """The actors whose process has died."""
+        roles = (self.policy, self.critic, self.reference, self.scorer, self.rollout)
+        return Supervisor([role.group for role in roles if role]).dead(DEATH_PATIENCE_S)
+
+    def revive_rollout(self, failure: RunFailed) -> None:
+        """Start the rollout engines again, with the policy's present weights.
+
+        Raises `failure` unless it came of the death of an engine, and of nothing else.
+        """
+        if self.models is None or {dead.role for dead in self.dead()} != {self.rollout.group.role}:
+            raise failure
+        logger.warning("%s: the engines start again, for the replies that are missing", failure)
+        self.rollout.restart()
+        self.rollout.load(self.models.policy, self.policy_version)
+        self.push_weights(self.policy_version)
+
+    def restart(self) -> None:
+        """End all roles and start them anew, without models; Ray goes on."""
+        self._end_roles()
+        self._start_roles()
+
     def close(self) -> None:
         """End all actors, and Ray if it was started here."""
+        self._end_roles()
+        self.session.close()
+
+    def _end_roles(self) -> None:
         for role in (self.policy, self.critic, self.reference, self.scorer, self.rollout):
             if role is not None:
                 role.close()
         self.placement.close()
-        self.session.close()

@@ -74,7 +74,7 @@ class Rollout:
             if all(self._group.call("reload", model, version).result()):
                 self.version = version
                 return
-            self._relaunch()
+            self.restart()
         self._facts = self._start(model, version)
         self.version = version
 
@@ -139,6 +139,17 @@ class Rollout:
         answers = self._group.call("logprobs", sequences).result()
         return [torch.tensor([x for row in rows for x in row]) for rows in answers]
 
+    @property
+    def group(self) -> Group:
+        """The engines' processes."""
+        return self._group
+
+    def restart(self) -> None:
+        """End the processes and start them anew; the engines start at the next `load`."""
+        self.close()
+        self._facts = None
+        self._group = self._launch()
+
     def close(self) -> None:
         """End the engines."""
         self.rendezvous = None
@@ -156,11 +167,6 @@ class Rollout:
         group.call("prepare", self._name)
         return group
 
-    def _relaunch(self) -> None:
-        self.close()
-        self._facts = None
-        self._group = self._launch()
-
     def _start(self, model: Path, version: int) -> EngineFacts:
         try:
             return self._facts_of(self._group.call("start", self._name, model, version))
@@ -175,7 +181,7 @@ class Rollout:
             )
         # A fresh process: vLLM has changed this one (threads, process group).
         self._name = "hf"
-        self._relaunch()
+        self.restart()
         return self._facts_of(self._group.call("start", self._name, model, version))
 
     @staticmethod

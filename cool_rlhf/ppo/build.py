@@ -2,7 +2,7 @@
 
 import logging
 import os
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from cool_rlhf.hacks.judges import check_gold
 from cool_rlhf.ppo.algorithm import KLControl, ScoreScale
 from cool_rlhf.ppo.checkpoint import Checkpoints
 from cool_rlhf.ppo.critic_init import critic_source
-from cool_rlhf.ppo.environment import build_environment
+from cool_rlhf.ppo.environment import Environment, build_environment
 from cool_rlhf.ppo.experience import ExperienceMaker
 from cool_rlhf.ppo.guards import Guards
 from cool_rlhf.ppo.health import Health
@@ -28,7 +28,7 @@ from cool_rlhf.ppo.warmup import CriticWarmup
 from cool_rlhf.ppo.watch import Watch
 from pretrain_core.chat import PolicyChat
 from pretrain_core.data import TokenStore
-from pretrain_core.errors import InputError
+from pretrain_core.errors import InputError, RunFailed
 from pretrain_core.runs import Run, StopSignal
 from pretrain_core.settings import Resolved
 from reward.card import read_conditions
@@ -50,6 +50,11 @@ class Inputs:
     pretrain: PretrainMix | None
     critic: Path | None
     """What the critic starts from, None without one."""
+
+    @property
+    def references(self) -> dict[str, str]:
+        """Of prompts, by id."""
+        return {p.id: p.reference for p in self.prompts if p.reference is not None}
 
 
 @dataclass(frozen=True)
@@ -134,12 +139,61 @@ def open_or_create_run(settings: PPOSettings, parents: dict[str, Path]) -> Run:
 
 
 def train_ppo(settings: PPOSettings, run: Run, crew: Crew, stop: StopSignal) -> Trained:
-    """Train to the end, from the newest checkpoint if there is one."""
+    """Train to the end, from the newest checkpoint if there is one.
+
+    Where an actor dies, all start again, go back to the newest checkpoint and replay the rollout
+    log: `crew.restarts` times in a row without an iteration between, then the failure is raised.
+    """
     inputs = check_inputs(settings)
-    references = {p.id: p.reference for p in inputs.prompts if p.reference is not None}
-    environment = None
-    if settings.environment is not None:
-        environment = build_environment(settings.environment)
+    deaths, reached = 0, -1
+    while True:
+        try:
+            return _train(settings, inputs, run, crew, stop)
+        except RunFailed as failure:
+            # What dies while it is loaded would die again.
+            dead = crew.dead() if crew.models is not None else []
+            newest = len(run.metrics())
+            deaths = deaths + 1 if newest <= reached else 1
+            reached = max(reached, newest)
+            if not dead or deaths > settings.crew.restarts:
+                raise
+            names = ", ".join(sorted({f"{one.role} rank {one.rank}" for one in dead}))
+            logger.warning(
+                "%s died (%s): all actors start again, from the newest checkpoint", names, failure
+            )
+            crew.restart()
+
+
+def _train(
+    settings: PPOSettings, inputs: Inputs, run: Run, crew: Crew, stop: StopSignal
+) -> Trained:
+    composer = RewardComposer(settings.rewards, read_conditions(settings.reward_model))
+    with ExitStack() as stack:
+        rewards = stack.enter_context(
+            Rewards(crew.scorer, settings.algorithm.empty_reply_score, composer, inputs.references)
+        )
+        environment = None
+        if settings.environment is not None:
+            environment = stack.enter_context(closing(build_environment(settings.environment)))
+        trainer = _trainer(settings, inputs, run, crew, rewards, environment)
+        late = trainer.train(stop)
+    run.record(engine=crew.rollout.engine, quarantined_prompts=len(inputs.prompts.quarantined))
+    moved = [
+        iteration
+        for iteration in trainer.checkpoints.saved()
+        if iteration >= trainer.warmup.iterations
+    ]
+    return Trained(early=trainer.checkpoints.policy(moved[0]), late=late)
+
+
+def _trainer(
+    settings: PPOSettings,
+    inputs: Inputs,
+    run: Run,
+    crew: Crew,
+    rewards: Rewards,
+    environment: Environment | None,
+) -> Trainer:
     log = RolloutLog(run.rollouts)
     rollouts = Rollouts(
         rollout=crew.rollout,
@@ -150,17 +204,13 @@ def train_ppo(settings: PPOSettings, run: Run, crew: Crew, stop: StopSignal) -> 
         seed=run.seed,
         context=settings.crew.rollout.max_model_len,
         environment=environment,
-        references=references,
-    )
-    rewards = Rewards(
-        crew.scorer,
-        settings.algorithm.empty_reply_score,
-        RewardComposer(settings.rewards, read_conditions(settings.reward_model)),
-        references,
+        references=inputs.references,
+        revive=crew.revive_rollout,
+        restarts=settings.crew.restarts,
     )
     warmup, kl_control = CriticWarmup(settings.warmup), KLControl(settings.algorithm)
     scale = ScoreScale(settings.algorithm)
-    trainer = Trainer(
+    return Trainer(
         settings=settings,
         run=run,
         crew=crew,
@@ -189,7 +239,7 @@ def train_ppo(settings: PPOSettings, run: Run, crew: Crew, stop: StopSignal) -> 
             log=log,
             looks=settings.hacks.looks(settings.iterations, settings.warmup.iterations),
             reward_model=settings.reward_model,
-            references=references,
+            references=inputs.references,
         ),
         checkpoints=Checkpoints(
             run.checkpoints,
@@ -198,12 +248,3 @@ def train_ppo(settings: PPOSettings, run: Run, crew: Crew, stop: StopSignal) -> 
             driver={"warmup": warmup, "kl_control": kl_control, "score_scale": scale},
         ),
     )
-    with rewards, closing(environment) if environment else nullcontext():
-        late = trainer.train(stop)
-    run.record(engine=crew.rollout.engine, quarantined_prompts=len(inputs.prompts.quarantined))
-    moved = [
-        iteration
-        for iteration in trainer.checkpoints.saved()
-        if iteration >= trainer.warmup.iterations
-    ]
-    return Trained(early=trainer.checkpoints.policy(moved[0]), late=late)

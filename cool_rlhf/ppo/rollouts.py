@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from actors.rollout import Rollout, SamplingSettings
@@ -11,8 +11,14 @@ from cool_rlhf.ppo.conversation import Conversation
 from cool_rlhf.ppo.environment import Environment
 from cool_rlhf.ppo.prompts import Prompt
 from pretrain_core.chat import PolicyChat
+from pretrain_core.errors import RunFailed
 
 logger = logging.getLogger(__name__)
+
+
+def give_up(failure: RunFailed) -> None:
+    """Raises the failure."""
+    raise failure
 
 
 @dataclass
@@ -30,6 +36,10 @@ class Rollouts:
     environment: Environment | None = None
     references: Mapping[str, str] = field(default_factory=dict)
     """Of prompts, by id."""
+    revive: Callable[[RunFailed], None] = give_up
+    """Brings dead engines back, or raises what killed them."""
+    restarts: int = 0
+    """Of the engines in a row, without a reply between."""
 
     def collect(self, iteration: int, prompts: Sequence[Prompt]) -> list[Trajectory]:
         """One trajectory per (prompt, sample), in that order, whatever order they ended in."""
@@ -84,11 +94,23 @@ class Rollouts:
 
     def _replied(self, talking: Sequence[Conversation]) -> Iterator[Conversation]:
         """The conversations as each gets its next reply."""
-        by_id = {conversation.id: conversation for conversation in talking}
-        requests = [conversation.request() for conversation in talking]
-        for finished in self.rollout.generate(requests, self.sampling, self.chat.stop_token_ids):
-            by_id[finished.id].said(finished, self.chat)
-            yield by_id[finished.id]
+        waiting = {conversation.id: conversation for conversation in talking}
+        tries = self.restarts
+        while waiting:
+            requests = [conversation.request() for conversation in waiting.values()]
+            try:
+                for finished in self.rollout.generate(
+                    requests, self.sampling, self.chat.stop_token_ids
+                ):
+                    conversation = waiting.pop(finished.id)
+                    conversation.said(finished, self.chat)
+                    tries = self.restarts
+                    yield conversation
+            except RunFailed as failure:
+                if tries == 0:
+                    raise
+                tries -= 1
+                self.revive(failure)
 
     def _may_go_on(self, conversation: Conversation) -> bool:
         return (

@@ -1,6 +1,7 @@
 """Collecting samples: the log first, the engine for the rest, every sample once."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from actors.trajectories import RolloutLog
 from cool_rlhf.ppo.prompts import Prompt
 from cool_rlhf.ppo.rollouts import Rollouts
 from pretrain_core.chat import Message, PolicyChat
+from pretrain_core.errors import RunFailed
 
 
 class CountingEngine:
@@ -84,3 +86,40 @@ def test_what_the_log_holds_is_never_sampled_again(
     assert [t.id for t in found] == ["0/p/0", "0/p/1"]
     assert rollouts(engine, tmp_path, tokenizer).collect(0, [prompt]) == found
     assert len(engine.asked) == 1
+
+
+class Mortal(CountingEngine):
+    """Dies after each reply, until it is brought back."""
+
+    def generate(self, requests: Sequence[Request], *_: Any) -> Iterator[Finished]:
+        replies = super().generate(requests)
+        for _ in range(self.survive):
+            yield next(replies)
+        if len(requests) > self.survive:
+            raise RunFailed("the engine died")
+
+
+def test_dead_engines_are_revived_for_the_replies_that_are_missing(
+    prompt: Prompt, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine, revived = Mortal(survive=1), []
+    made = rollouts(engine, tmp_path, tokenizer)
+    made = replace(made, revive=lambda failure: revived.append(str(failure)), restarts=1)
+    found = made.collect(0, [prompt, prompt])
+    assert [t.id for t in found] == [f"0/p/{n}" for n in range(4)]
+    # One reply between two deaths counts as progress.
+    assert revived == ["the engine died"] * 3
+    assert [len(engine.asked)] == [4 + 3 + 2 + 1]
+
+
+def test_engines_that_die_without_a_reply_end_the_run(
+    prompt: Prompt, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    revived: list[object] = []
+    made = rollouts(Mortal(survive=0), tmp_path, tokenizer)
+    with pytest.raises(RunFailed, match="the engine died"):
+        replace(made, revive=revived.append, restarts=2).collect(0, [prompt])
+    assert len(revived) == 2
+    # Without anybody to bring them back, the first death is the last.
+    with pytest.raises(RunFailed, match="the engine died"):
+        made.collect(0, [prompt])

@@ -1,0 +1,142 @@
+"""Actors killed while a real run is under way: it goes on by itself, to the same weights."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from actors.crew import Crew
+from actors.group import Group
+from cool_rlhf.ppo.build import train_ppo
+from cool_rlhf.ppo.settings import PPOSettings
+from pretrain_core.errors import RunFailed
+from pretrain_core.runs import Run, StopSignal
+from pretrain_core.settings import load
+from tests.cool_rlhf.conftest import Artefacts
+
+NANO = [
+    "iterations=6",
+    "checkpoint_every=2",
+    "batch.prompts=8",
+    "warmup.iterations=1",
+    "warmup.max_iterations=1",
+    "sampling.max_new_tokens=12",
+    "hacks.every=0",
+]
+
+
+@pytest.fixture(scope="module")
+def settings(artefacts: Artefacts) -> Iterator[PPOSettings]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COOL_RLHF_CACHE", str(artefacts.cache))
+        yield load(PPOSettings, "configs/ppo/tiny.yaml", NANO).value
+
+
+@pytest.fixture(scope="module")
+def crew(settings: PPOSettings) -> Iterator[Crew]:
+    made = Crew.start(settings.crew)
+    yield made
+    made.close()
+
+
+def trained(settings: PPOSettings, crew: Crew, folder: Path, name: str) -> Run:
+    run = Run.create(
+        settings.run.model_copy(update={"root": folder, "name": name}), None, kind="ppo"
+    )
+    with StopSignal("cool-rlhf ppo --resume …") as stop:
+        train_ppo(settings, run, crew, stop)
+    return run
+
+
+def reproducible(run: Run) -> list[dict[str, float]]:
+    volatile = ("timing_s/", "perf/")
+    return [{k: v for k, v in row.items() if not k.startswith(volatile)} for row in run.metrics()]
+
+
+def process_of(group: Group) -> int:
+    pid: int = group.only(0, "ping").result()
+    return pid
+
+
+def when(ready: Callable[[], bool], do: Callable[[], None]) -> threading.Thread:
+    """A thread that acts once something is so."""
+
+    def wait() -> None:
+        while not ready():
+            time.sleep(0.001)
+        do()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def undisturbed_and_killed(
+    settings: PPOSettings, crew: Crew, folder: Path, kills: Mapping[int, str]
+) -> tuple[Run, Run]:
+    """Two runs, in the second of which roles are killed once samples of an iteration are there."""
+    whole = trained(settings, crew, folder, "whole")
+    log = folder / "killed/rollouts"
+    threads = []
+    for iteration, role in kills.items():
+        pid = process_of(getattr(crew, role).group)
+        file = log / f"iteration-{iteration:06d}.jsonl"
+        threads.append(when(file.exists, partial(os.kill, pid, signal.SIGKILL)))
+    killed = trained(settings, crew, folder, "killed")
+    for thread in threads:
+        thread.join(timeout=0)
+        assert not thread.is_alive()
+    return whole, killed
+
+
+def test_an_engine_that_is_killed_is_started_again_and_changes_nothing(
+    settings: PPOSettings, crew: Crew, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = settings.model_copy(update={"iterations": 3})
+    with caplog.at_level(logging.WARNING):
+        whole, killed = undisturbed_and_killed(short, crew, tmp_path, {1: "rollout"})
+    assert "start again" in caplog.text
+    assert reproducible(killed) == reproducible(whole)
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(900)
+def test_trainers_that_are_killed_go_back_to_the_checkpoint_and_change_nothing(
+    settings: PPOSettings, crew: Crew, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kills = {1: "rollout", 3: "policy"}
+    with caplog.at_level(logging.WARNING):
+        whole, killed = undisturbed_and_killed(settings, crew, tmp_path, kills)
+    assert "from the newest checkpoint" in caplog.text
+    assert reproducible(killed) == reproducible(whole)
+    weights = [
+        load_file(run.checkpoints / "000005/policy/model.safetensors") for run in (whole, killed)
+    ]
+    assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+
+
+def test_what_dies_again_and_again_ends_the_run_with_its_cause(
+    settings: PPOSettings, crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restarts: list[int] = []
+
+    def restart() -> None:
+        restarts.append(1)
+
+    def dies(*_: object, **__: object) -> None:
+        os.kill(process_of(crew.scorer.group), signal.SIGKILL)
+        crew.scorer.group.only(0, "ping").result()
+
+    monkeypatch.setattr(crew, "restart", restart)
+    monkeypatch.setattr("cool_rlhf.ppo.trainer.Trainer.train", dies)
+    crew.models = crew.models or object()  # type: ignore[assignment]
+    with pytest.raises(RunFailed, match="scorer rank 0 failed"):
+        trained(settings, crew, tmp_path, "again")
+    assert len(restarts) == settings.crew.restarts
