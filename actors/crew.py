@@ -13,6 +13,8 @@ from actors.placement import Placement, RaySession, RaySettings, RoleResources, 
 from actors.policy import Policy, PolicySettings
 from actors.reference import Reference, ReferenceSettings
 from actors.rollout import PushReport, Rollout, RolloutSettings, push
+from actors.rollout.no_engine import NoEngine
+from actors.rollout.rollout import ROLE
 from actors.scorer import Scorer
 from actors.scoring import ScorerSettings
 from actors.supervisor import Supervisor
@@ -61,20 +63,22 @@ class Models:
 class Crew:
     """All roles of a job; they start once and may load other models later."""
 
-    def __init__(self, settings: CrewSettings, session: RaySession) -> None:
+    def __init__(self, settings: CrewSettings, session: RaySession, engines: bool) -> None:
         self.settings = settings
         self.session = session
+        self._has_engines = engines
         self._start_roles()
 
     @classmethod
-    def start(cls, settings: CrewSettings) -> "Crew":
+    def start(cls, settings: CrewSettings, *, engines: bool = True) -> "Crew":
         """Join or start Ray, reserve room for all roles at once, start them.
 
-        Raises PlacementError or ActorFailed; what was started is ended then.
+        Without `engines` all samples must come from a log. Raises PlacementError or ActorFailed;
+        what was started is ended then.
         """
         session = start_ray(settings.ray)
         try:
-            return cls(settings, session)
+            return cls(settings, session, engines)
         except BaseException:
             session.close()
             raise
@@ -88,7 +92,7 @@ class Crew:
             "critic": settings.critic,
             "reference": settings.reference,
             "scorer": settings.scorer,
-            "rollout": settings.rollout,
+            "rollout": settings.rollout if self._has_engines else None,
         }
         placement = Placement({name: role for name, role in wanted.items() if role})
         self.placement = placement
@@ -96,7 +100,9 @@ class Crew:
         self.critic = Critic.start(settings.critic, placement) if settings.critic else None
         self.reference = Reference.start(settings.reference, placement)
         self.scorer = Scorer.start(settings.scorer, placement)
-        self.rollout = Rollout.start(settings.rollout, placement)
+        self.rollout: Rollout | NoEngine = NoEngine()
+        if self._has_engines:
+            self.rollout = Rollout.start(settings.rollout, placement)
 
     def load(self, models: Models, state: Path | None = None, version: int = 0) -> None:
         """Load all roles, the trained ones from the training state in `state` if given.
@@ -133,26 +139,29 @@ class Crew:
         if state is not None:
             self.push_weights(version)
 
-    def push_weights(self, version: int) -> PushReport:
+    def push_weights(self, version: int) -> PushReport | None:
         """Bring the policy's weights into every engine and check that they arrived.
 
-        Raises WeightPushError when a checksum or the log-prob probe differs.
+        None without engines. Raises WeightPushError when a checksum or the log-prob probe differs.
         """
-        report = push(self.policy, self.rollout, version)
+        report = None
+        if isinstance(self.rollout, Rollout):
+            report = push(self.policy, self.rollout, version)
         self.policy_version = version
         return report
 
     def dead(self) -> list[ActorFailed]:
         """The actors whose process has died."""
         roles = (self.policy, self.critic, self.reference, self.scorer, self.rollout)
-        return Supervisor([role.group for role in roles if role]).dead(DEATH_PATIENCE_S)
+        groups = [role.group for role in roles if role is not None and role.group is not None]
+        return Supervisor(groups).dead(DEATH_PATIENCE_S)
 
     def revive_rollout(self, failure: RunFailed) -> None:
         """Start the rollout engines again, with the policy's present weights.
 
         Raises `failure` unless it came of the death of an engine, and of nothing else.
         """
-        if self.models is None or {dead.role for dead in self.dead()} != {self.rollout.group.role}:
+        if self.models is None or {dead.role for dead in self.dead()} != {ROLE}:
             raise failure
         logger.warning("%s: the engines start again, for the replies that are missing", failure)
         self.rollout.restart()

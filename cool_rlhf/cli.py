@@ -52,24 +52,57 @@ def ppo(
     config: Annotated[Path | None, typer.Argument(help="YAML settings file")] = None,
     overrides: Overrides = None,
     resume: Annotated[Path | None, typer.Option(help="run directory to go on with")] = None,
+    rollouts_of: Annotated[
+        Path | None, typer.Option(help="train on the samples of this run's log, without engines")
+    ] = None,
+    rollouts_only: Annotated[
+        bool, typer.Option("--rollouts-only", help="sample and score, train nothing")
+    ] = False,
 ) -> None:
     """Conditional PPO of one policy against one reward model."""
     from cool_rlhf.ppo.command import run_ppo
     from cool_rlhf.ppo.plan import describe_plan
+    from cool_rlhf.ppo.replay import train_on
+    from cool_rlhf.ppo.rollouts_only import sample_only
     from cool_rlhf.ppo.settings import PPOSettings
 
     if (config is None) == (resume is None):
         raise typer.BadParameter("give either a settings file or --resume RUN")
+    if (resume is not None) + (rollouts_of is not None) + rollouts_only > 1:
+        raise typer.BadParameter("--resume, --rollouts-of and --rollouts-only exclude each other")
     source = resume / "config.yaml" if resume else config
     resolved = load(PPOSettings, source, overrides or [])
     print_table(console, "plan", [list(row) for row in describe_plan(resolved.value)], header=False)
-    run, trained = run_ppo(resolved, resume)
+    if rollouts_only:
+        console.print(f"samples: {sample_only(resolved).rollouts}", soft_wrap=True)
+        return
+    if rollouts_of is not None:
+        run, trained = train_on(resolved, rollouts_of)
+    else:
+        run, trained = run_ppo(resolved, resume)
     rows = [
         ["policy", str(trained.late)],
         ["report", str(run.path / "report.html")],
         ["next", f"cool-rlhf chat {trained.late}"],
     ]
     print_table(console, "done", rows, header=False)
+
+
+@app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="run directory of a PPO run")],
+    iteration: Annotated[int, typer.Argument(help="the last one to compute again")],
+) -> None:
+    """Compute a PPO run again up to an iteration, from its samples, and say what differs first."""
+    from cool_rlhf.ppo.replay import replay as compute_again
+
+    again, found = compute_again(run, iteration)
+    rows = [
+        ["run", str(again.path)],
+        ["policy", str(again.checkpoints / f"{iteration:06d}" / "policy")],
+        ["first difference", str(found) if found else "none"],
+    ]
+    print_table(console, "replay", rows, header=False)
 
 
 @online_app.command("run")
@@ -124,11 +157,16 @@ def _finish(path: Path, table: list[list[str]]) -> None:
 
 @app.command()
 def report(runs: Annotated[list[Path], typer.Argument(help="run directories")]) -> None:
-    """Write report.html of each run directory anew."""
+    """Write report.html of each run directory anew; of several, say where they part."""
     from cool_rlhf.report import compose
+    from cool_rlhf.report.divergence import first_divergence
 
     for run in runs:
         console.print(str(compose(run)))
+    for other in runs[1:]:
+        found = first_divergence(runs[0], other)
+        said = f"part at {found}" if found else "are the same in all that both have"
+        console.print(f"{runs[0]} and {other} {said}", soft_wrap=True)
 
 
 @app.command()

@@ -9,6 +9,8 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from actors.crew import Crew, Models
+from actors.rollout import Rollout
+from actors.rollout.no_engine import NoEngine
 from actors.trajectories import RolloutLog
 from cool_rlhf.hacks.judges import check_gold
 from cool_rlhf.ppo.algorithm import KLControl, ScoreScale
@@ -186,6 +188,27 @@ def _train(
     return Trained(early=trainer.checkpoints.policy(moved[0]), late=late)
 
 
+def make_rollouts(
+    settings: PPOSettings,
+    inputs: Inputs,
+    run: Run,
+    rollout: Rollout | NoEngine,
+    environment: Environment | None,
+) -> Rollouts:
+    """The rollout side of a run."""
+    return Rollouts(
+        rollout=rollout,
+        log=RolloutLog(run.rollouts),
+        chat=inputs.chat,
+        sampling=settings.sampling,
+        samples_per_prompt=settings.batch.samples_per_prompt,
+        seed=run.seed,
+        context=settings.crew.rollout.max_model_len,
+        environment=environment,
+        references=inputs.references,
+    )
+
+
 def _trainer(
     settings: PPOSettings,
     inputs: Inputs,
@@ -194,20 +217,9 @@ def _trainer(
     rewards: Rewards,
     environment: Environment | None,
 ) -> Trainer:
-    log = RolloutLog(run.rollouts)
-    rollouts = Rollouts(
-        rollout=crew.rollout,
-        log=log,
-        chat=inputs.chat,
-        sampling=settings.sampling,
-        samples_per_prompt=settings.batch.samples_per_prompt,
-        seed=run.seed,
-        context=settings.crew.rollout.max_model_len,
-        environment=environment,
-        references=inputs.references,
-        revive=crew.revive_rollout,
-        restarts=settings.crew.restarts,
-    )
+    rollouts = make_rollouts(settings, inputs, run, crew.rollout, environment)
+    rollouts.revive, rollouts.restarts = crew.revive_rollout, settings.crew.restarts
+    log = rollouts.log
     warmup, kl_control = CriticWarmup(settings.warmup), KLControl(settings.algorithm)
     scale = ScoreScale(settings.algorithm)
     return Trainer(

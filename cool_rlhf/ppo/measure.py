@@ -31,8 +31,11 @@ class Clock:
         return time.perf_counter() - self._start
 
 
-def push_metrics(report: PushReport) -> dict[str, float]:
-    """What a weight push moved, and how far engine and trainer are apart after it."""
+def push_metrics(report: PushReport | None) -> dict[str, float]:
+    """What a weight push moved, and how far engine and trainer are apart after it, if there was
+    one."""
+    if report is None:
+        return {}
     gap = report.probe.max_gap if report.probe else 0.0
     return {"sync/probe_gap": gap, "sync/megabytes": report.bytes / 1e6}
 

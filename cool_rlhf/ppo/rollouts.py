@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from actors.rollout import Rollout, SamplingSettings
+from actors.rollout.no_engine import NoEngine
 from actors.trajectories import RolloutLog, Trajectory
 from cool_rlhf.ppo.conversation import Conversation
 from cool_rlhf.ppo.environment import Environment
@@ -25,7 +26,7 @@ def give_up(failure: RunFailed) -> None:
 class Rollouts:
     """The rollout side of PPO; the driver alone appends to the log."""
 
-    rollout: Rollout
+    rollout: Rollout | NoEngine
     log: RolloutLog
     chat: PolicyChat
     sampling: SamplingSettings

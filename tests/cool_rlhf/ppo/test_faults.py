@@ -14,8 +14,11 @@ from safetensors.torch import load_file
 
 from actors.crew import Crew
 from actors.group import Group
+from actors.rollout.no_engine import NoEngine
 from cool_rlhf.ppo.build import train_ppo
+from cool_rlhf.ppo.replay import copy_start
 from cool_rlhf.ppo.settings import PPOSettings
+from cool_rlhf.report.divergence import first_divergence
 from pretrain_core.errors import RunFailed
 from pretrain_core.runs import Run, StopSignal
 from pretrain_core.settings import load
@@ -97,13 +100,30 @@ def undisturbed_and_killed(
 
 
 def test_an_engine_that_is_killed_is_started_again_and_changes_nothing(
-    settings: PPOSettings, crew: Crew, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    settings: PPOSettings,
+    crew: Crew,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     short = settings.model_copy(update={"iterations": 3})
     with caplog.at_level(logging.WARNING):
         whole, killed = undisturbed_and_killed(short, crew, tmp_path, {1: "rollout"})
     assert "start again" in caplog.text
     assert reproducible(killed) == reproducible(whole)
+    assert first_divergence(whole.path, killed.path) is None
+
+    # Time travel: the same run again from its samples alone, with no engine to ask.
+    again = Run.create(
+        short.run.model_copy(update={"root": tmp_path, "name": "again"}), None, kind="ppo"
+    )
+    copy_start(whole, again, last=2)
+    with monkeypatch.context() as patch, StopSignal("") as stop:
+        patch.setattr(crew, "rollout", NoEngine())
+        train_ppo(short, again, crew, stop)
+    assert len(again.metrics()) == 3
+    assert first_divergence(whole.path, again.path) is None
+    assert "sync/probe_gap" not in again.metrics()[-1]
 
 
 @pytest.mark.integration
