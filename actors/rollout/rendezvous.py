@@ -6,7 +6,8 @@ from itertools import count
 
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from actors.rollout.wire import ABORTED, TransferAddress, WeightPushError
+from actors.rollout.carriers import ABORTED, Transfer
+from actors.rollout.wire import TransferAddress, WeightPushError
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +33,27 @@ class Rendezvous:
         return int(self._store.port)
 
     def open(
-        self, world_size: int, dtype: str, bucket_bytes: int, timeout_s: float
+        self,
+        world_size: int,
+        dtype: str,
+        bucket_bytes: int,
+        timeout_s: float,
+        transfer: Transfer = "gloo",
+        folder: str | None = None,
     ) -> TransferAddress:
         """The address in use, or a fresh one after an abort."""
         if self.address is None:
             group = f"weights-{os.getpid()}-{next(_numbers)}"
             self.address = TransferAddress(
-                self.host, self.port, group, world_size, dtype, bucket_bytes, timeout_s
+                self.host,
+                self.port,
+                group,
+                world_size,
+                dtype,
+                bucket_bytes,
+                timeout_s,
+                transfer,
+                folder,
             )
         return self.address
 

@@ -128,6 +128,8 @@ class Rollout:
             self.facts.dtype,
             self.settings.transfer_bucket_mib * 2**20,
             self.settings.transfer_timeout_s,
+            self.settings.transfer,
+            None if self.settings.transfer_folder is None else str(self.settings.transfer_folder),
         )
         return self._group.call("receive", address, version)
 

@@ -1,17 +1,17 @@
-"""Weights on the wire: buckets over gloo, described and checked through a small key-value store.
+"""Weights on the wire: buckets, described and checked through a small key-value store.
 
 Per push, for bucket i = 0, 1, …: the sender puts the bucket's table (names, shapes, dtypes) into
-the store and broadcasts its bytes once. The last entry holds the checksum of
-everything, which every receiver compares with its own. Nothing is gathered before it is needed, so
-a sharded trainer sends without ever holding the whole model.
+the store and has its bytes carried once. The last entry holds the checksum of everything, which
+every receiver compares with its own. Nothing is gathered before it is needed, so a sharded trainer
+sends without ever holding the whole model.
 """
 
 import json
-import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from math import prod
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, TypedDict
 
@@ -19,18 +19,21 @@ import torch
 import xxhash
 from torch import Tensor
 from torch._C import _DistError as DistError
-from torch._C._distributed_c10d import (
-    BroadcastOptions,
-    PrefixStore,
-    ProcessGroupGloo,
-    TCPStore,
-)
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+from actors.rollout.carriers import (
+    ABORTED,
+    LONGEST_PAUSE_S,
+    SHARED_MEMORY,
+    Carrier,
+    FileCarrier,
+    GlooCarrier,
+    Transfer,
+    gloo_store,
+)
 from actors.rollout.requests import RolloutError
 
 ALIGNMENT = 16
-LONGEST_PAUSE_S = 0.02
-ABORTED = "aborted"
 
 
 class WeightPushError(RolloutError):
@@ -48,6 +51,9 @@ class TransferAddress:
     dtype: str
     bucket_bytes: int = 64 * 2**20
     timeout_s: float = 120.0
+    transfer: Transfer = "gloo"
+    folder: str | None = None
+    """Of files, for `disk`."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ class _Tally:
 
 
 class _Wire:
-    """One end of the connection: the store and the gloo group."""
+    """One end of the connection: the store, and what carries bytes."""
 
     def __init__(self, address: TransferAddress, rank: int) -> None:
         self.address = address
@@ -98,22 +104,21 @@ class _Wire:
         timeout = timedelta(seconds=address.timeout_s)
         try:
             tcp = TCPStore(address.host, address.port, is_master=False, timeout=timeout)
-            # gloo keeps keys of its own: ours stay apart from them.
             self.store = PrefixStore(address.group, tcp)
-            meeting = PrefixStore(f"{address.group}/gloo", tcp)
-            options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-            options._devices = [ProcessGroupGloo.create_device(hostname=_own_address(address.host))]
-            options._timeout = timeout
-            self.group = ProcessGroupGloo(meeting, rank, address.world_size, options)
+            self.carrier = self._carrier(tcp, rank, timeout)
         except (RuntimeError, OSError) as error:
             raise WeightPushError(
                 f"no weight-transfer connection to {address.host}:{address.port}: {error}"
             ) from error
 
-    def broadcast(self, payload: Tensor) -> None:
-        options = BroadcastOptions()
-        options.rootRank = 0
-        self.group.broadcast([payload], options).wait()  # type: ignore[attr-defined]
+    def _carrier(self, tcp: TCPStore, rank: int, timeout: timedelta) -> Carrier:
+        address = self.address
+        if address.transfer == "gloo":
+            meeting = gloo_store(tcp, address.group)
+            return GlooCarrier(meeting, rank, address.world_size, address.host, timeout)
+        folder = SHARED_MEMORY if address.folder is None else Path(address.folder)
+        receivers = address.world_size - 1
+        return FileCarrier(self.store, address.group, receivers, folder, address.timeout_s)
 
 
 class WeightSender:
@@ -130,7 +135,7 @@ class WeightSender:
     def send(self, weights: Iterable[tuple[str, Tensor]]) -> Manifest:
         """Send (Hugging Face name, full tensor) pairs, cast to the engine's dtype.
 
-        One broadcast per bucket, however many tensors. Raises `WeightPushError` when a receiver
+        Carried once per bucket, however many tensors. Raises `WeightPushError` when a receiver
         went away; the address is then used up.
         """
         wire, tally = self._wire, _Tally()
@@ -138,10 +143,11 @@ class WeightSender:
         for batch in _batches(weights, dtype, wire.address.bucket_bytes):
             rows, payload = _packed(batch, dtype)
             table = json.dumps(rows).encode()
-            wire.store.set(_key(wire.pushes, tally.buckets), table.decode())
+            key = _key(wire.pushes, tally.buckets)
+            wire.store.set(key, table.decode())
             tally.add(table, rows, payload)
             try:
-                wire.broadcast(payload)
+                wire.carrier.send(payload, key)
             except RuntimeError as error:
                 raise WeightPushError(
                     f"bucket {tally.buckets - 1} was not taken by every engine: {error}"
@@ -168,18 +174,26 @@ class WeightReceiver:
         """Yield the tensors of each bucket; sets `manifest` at the end.
 
         Each bucket has memory of its own, so tensors may be kept. Raises `WeightPushError` when
-        the sender fails, is silent for too long, or its checksum differs.
+        the sender fails, is silent for too long, or its checksum differs. Whoever stops before the
+        end frees the sender.
         """
-        wire, tally = self._wire, _Tally()
         self.manifest = None
+        try:
+            yield from self._buckets()
+        finally:
+            if self.manifest is None:
+                self._wire.carrier.leave()
+
+    def _buckets(self) -> Iterator[list[tuple[str, Tensor]]]:
+        wire, tally = self._wire, _Tally()
         while True:
-            table = self._next(_key(wire.pushes, tally.buckets))
+            key = _key(wire.pushes, tally.buckets)
+            table = self._next(key)
             rows = json.loads(table)
             if isinstance(rows, dict):
                 break
-            payload = torch.empty(sum(row["bytes"] for row in rows), dtype=torch.uint8)
             try:
-                wire.broadcast(payload)
+                payload = wire.carrier.receive(sum(row["bytes"] for row in rows), key)
             except RuntimeError as error:
                 raise WeightPushError(f"bucket {tally.buckets} did not arrive: {error}") from error
             tally.add(table, rows, payload)
@@ -213,13 +227,6 @@ class WeightReceiver:
 
 def _key(push: int, bucket: int) -> str:
     return f"push {push} bucket {bucket}"
-
-
-def _own_address(host: str) -> str:
-    """The address of this machine's interface that leads to `host`."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, 9))
-        return str(probe.getsockname()[0])
 
 
 def _padded(size: int) -> int:

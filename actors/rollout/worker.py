@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from actors.placement import RoleResources
+from actors.rollout.carriers import Transfer
 from actors.rollout.engine import Engine, EngineName
 from actors.rollout.requests import (
     EngineFacts,
@@ -40,6 +41,14 @@ class RolloutSettings(RoleResources):
     kv_cache_bytes: int = Field(
         default=2**28, gt=0, description="key-value cache of a vLLM replica"
     )
+    transfer: Transfer = Field(
+        default="gloo",
+        description="of weights: gloo between any machines; shared_memory on one; disk, through"
+        " transfer_folder",
+    )
+    transfer_folder: Path | None = Field(
+        default=None, description="that policy and engines see, for transfer disk"
+    )
     transfer_port: int = Field(
         default=0,
         ge=0,
@@ -50,6 +59,12 @@ class RolloutSettings(RoleResources):
     transfer_timeout_s: float = Field(
         default=120.0, gt=0, description="longest silence during a push"
     )
+
+    @model_validator(mode="after")
+    def _a_folder_for_the_disk(self) -> "RolloutSettings":
+        if (self.transfer == "disk") != (self.transfer_folder is not None):
+            raise ValueError("transfer disk and transfer_folder go together: give both or neither")
+        return self
 
 
 class RolloutWorker(Worker):
