@@ -178,7 +178,7 @@ def _verifiers(reference: str) -> Iterator[Judge]:
         found = [verifiers.judged(verifier, asked, settings.workers) for verifier in built]
         return np.array([mean(verdicts) for verdicts in zip(*found, strict=True)])
 
-    def mean(verdicts: Sequence[Verdict]) -> float:
+    def mean(verdicts: "Sequence[Verdict]") -> float:
         scores = [verdict.score for verdict in verdicts if verdict.score is not None]
         return float(np.mean(scores)) if scores else float("nan")
 
