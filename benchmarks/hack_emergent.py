@@ -55,7 +55,7 @@ from cool_rlhf.hacks.samples import Comparison, Sample, compare, read_samples, w
 from cool_rlhf.hacks.watch.measures import Rewarded, divergence
 from cool_rlhf.online.fast_path import annotators_judge, patchable
 from cool_rlhf.online.settings import FastPathSettings
-from cool_rlhf.ppo.prompts import read_prompts
+from cool_rlhf.ppo.sampling.prompts import read_prompts
 from cool_rlhf.ppo.settings import PPOSettings
 from pretrain_core.cache import cache_root
 from pretrain_core.chat import PolicyChat

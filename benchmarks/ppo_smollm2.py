@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cool_rlhf.ppo.prompts import write_prompts
+from cool_rlhf.ppo.sampling.prompts import write_prompts
 from pretrain_core.cache import cache_root
 from pretrain_core.chat import Message
 from pretrain_core.convert import import_smollm2

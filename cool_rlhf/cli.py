@@ -61,9 +61,9 @@ def ppo(
 ) -> None:
     """Conditional PPO of one policy against one reward model."""
     from cool_rlhf.ppo.command import run_ppo
+    from cool_rlhf.ppo.debug.replay import train_on
+    from cool_rlhf.ppo.debug.rollouts_only import sample_only
     from cool_rlhf.ppo.plan import describe_plan
-    from cool_rlhf.ppo.replay import train_on
-    from cool_rlhf.ppo.rollouts_only import sample_only
     from cool_rlhf.ppo.settings import PPOSettings
 
     if (config is None) == (resume is None):
@@ -94,7 +94,7 @@ def replay(
     iteration: Annotated[int, typer.Argument(help="the last one to compute again")],
 ) -> None:
     """Compute a PPO run again up to an iteration, from its samples, and say what differs first."""
-    from cool_rlhf.ppo.replay import replay as compute_again
+    from cool_rlhf.ppo.debug.replay import replay as compute_again
 
     again, found = compute_again(run, iteration)
     rows = [

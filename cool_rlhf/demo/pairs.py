@@ -8,7 +8,7 @@ from cool_rlhf.annotation.programmatic import Annotator
 from cool_rlhf.demo.settings import PairSettings
 from cool_rlhf.online.context import Context
 from cool_rlhf.online.labels import judge
-from cool_rlhf.ppo.prompts import Prompt
+from cool_rlhf.ppo.sampling.prompts import Prompt
 from pretrain_core.draws import rng, seed_of
 from reward.data import Preference
 

@@ -18,7 +18,7 @@ from cool_rlhf.online.context import FAST_PATH, Context
 from cool_rlhf.online.rounds import run_rounds
 from cool_rlhf.online.settings import EvaluationSettings, LabelSettings, OnlineSettings
 from cool_rlhf.online.summary import evaluations, write_summary
-from cool_rlhf.ppo.prompts import PromptSettings, read_prompts, write_prompts
+from cool_rlhf.ppo.sampling.prompts import PromptSettings, read_prompts, write_prompts
 from cool_rlhf.ppo.settings import PPORecipe
 from cool_rlhf.report import compose
 from cool_rlhf.tables import print_table

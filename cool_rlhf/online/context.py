@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from actors.crew import Crew
 from cool_rlhf.annotation.programmatic import Annotator, annotators
 from cool_rlhf.online.settings import OnlineSettings
-from cool_rlhf.ppo.prompts import PromptSet, PromptSettings, read_prompts
+from cool_rlhf.ppo.sampling.prompts import PromptSet, PromptSettings, read_prompts
 from pretrain_core.chat import PolicyChat
 from pretrain_core.runs import Run, read_json
 from reward.card import read_conditions

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from actors.rollout import Finished, Request
 from cool_rlhf.online.context import Context
-from cool_rlhf.ppo.prompts import Prompt
+from cool_rlhf.ppo.sampling.prompts import Prompt
 from pretrain_core.draws import rng, seed_of
 from pretrain_core.runs import StopSignal
 

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from cool_rlhf.hacks.confirmation import prompts_needed
 from cool_rlhf.hacks.patch.run import PatchRunSettings
 from cool_rlhf.hacks.settings import HackSettings
-from cool_rlhf.ppo.prompts import PromptSettings
+from cool_rlhf.ppo.sampling.prompts import PromptSettings
 from cool_rlhf.ppo.settings import PPORecipe
 from pretrain_core.cache import InputPath
 from pretrain_core.runs import RunSettings

@@ -16,18 +16,18 @@ from cool_rlhf.hacks.judges import check_gold
 from cool_rlhf.ppo.algorithm import KLControl, ScoreScale
 from cool_rlhf.ppo.checkpoint import Checkpoints
 from cool_rlhf.ppo.critic_init import critic_source
-from cool_rlhf.ppo.environment import Environment, build_environment
 from cool_rlhf.ppo.experience import ExperienceMaker
-from cool_rlhf.ppo.guards import Guards
-from cool_rlhf.ppo.health import Health
+from cool_rlhf.ppo.monitor.guards import Guards
+from cool_rlhf.ppo.monitor.health import Health
+from cool_rlhf.ppo.monitor.watch import Watch
 from cool_rlhf.ppo.pretrain_mix import PretrainMix
-from cool_rlhf.ppo.prompts import PromptSet, read_prompts
 from cool_rlhf.ppo.rewards import Rewards
-from cool_rlhf.ppo.rollouts import Rollouts
+from cool_rlhf.ppo.sampling.environment import Environment, build_environment
+from cool_rlhf.ppo.sampling.prompts import PromptSet, read_prompts
+from cool_rlhf.ppo.sampling.rollouts import Rollouts
 from cool_rlhf.ppo.settings import PPOSettings
 from cool_rlhf.ppo.trainer import Trainer
 from cool_rlhf.ppo.warmup import CriticWarmup
-from cool_rlhf.ppo.watch import Watch
 from pretrain_core.chat import PolicyChat
 from pretrain_core.data import TokenStore
 from pretrain_core.errors import InputError, RunFailed

@@ -3,7 +3,7 @@
 from actors.losses import PolicyLossSettings
 from cool_rlhf.hacks.confirmation import visible_rise
 from cool_rlhf.ppo.algorithm import AlgorithmSettings
-from cool_rlhf.ppo.environment import EnvironmentSettings
+from cool_rlhf.ppo.sampling.environment import EnvironmentSettings
 from cool_rlhf.ppo.settings import PPORecipe
 from reward.compose import ComposeSettings
 

@@ -10,9 +10,9 @@ from actors.losses.policy import IMPORTANCE_SAMPLING
 from actors.rollout import SamplingSettings
 from cool_rlhf.hacks.watch.settings import WatchSettings
 from cool_rlhf.ppo.algorithm.settings import AlgorithmSettings
-from cool_rlhf.ppo.environment import EnvironmentSettings
-from cool_rlhf.ppo.health import HealthSettings
-from cool_rlhf.ppo.prompts import PromptSettings
+from cool_rlhf.ppo.monitor.health import HealthSettings
+from cool_rlhf.ppo.sampling.environment import EnvironmentSettings
+from cool_rlhf.ppo.sampling.prompts import PromptSettings
 from pretrain_core.cache import InputPath
 from pretrain_core.runs import RunSettings
 from pretrain_core.settings import Settings

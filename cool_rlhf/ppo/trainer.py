@@ -7,16 +7,16 @@ from actors.crew import Crew, Models
 from cool_rlhf.ppo.algorithm import KLControl
 from cool_rlhf.ppo.checkpoint import Checkpoints
 from cool_rlhf.ppo.experience import ExperienceMaker
-from cool_rlhf.ppo.guards import Guards
-from cool_rlhf.ppo.health import Health
-from cool_rlhf.ppo.measure import Clock, iteration_metrics, push_metrics, shown
+from cool_rlhf.ppo.monitor.guards import Guards
+from cool_rlhf.ppo.monitor.health import Health
+from cool_rlhf.ppo.monitor.measure import Clock, iteration_metrics, push_metrics, shown
+from cool_rlhf.ppo.monitor.watch import Watch
 from cool_rlhf.ppo.pretrain_mix import PretrainMix
-from cool_rlhf.ppo.prompts import PromptSet
-from cool_rlhf.ppo.rollouts import Rollouts
+from cool_rlhf.ppo.sampling.prompts import PromptSet
+from cool_rlhf.ppo.sampling.rollouts import Rollouts
 from cool_rlhf.ppo.settings import PPOSettings
 from cool_rlhf.ppo.updates import update_actor_and_critic
 from cool_rlhf.ppo.warmup import CriticWarmup
-from cool_rlhf.ppo.watch import Watch
 from pretrain_core.runs import Progress, Run, StopSignal
 
 

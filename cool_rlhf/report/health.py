@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cool_rlhf.ppo.health import FILE
+from cool_rlhf.ppo.monitor.health import FILE
 from pretrain_core.runs.files import RunError, read_json
 from pretrain_core.runs.html import Markup, escaped, table
 

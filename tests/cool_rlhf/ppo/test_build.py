@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cool_rlhf.ppo.build import PPOInputError, check_inputs
-from cool_rlhf.ppo.prompts import PromptError
+from cool_rlhf.ppo.sampling.prompts import PromptError
 from cool_rlhf.ppo.settings import BatchSettings, PPOSettings
 from pretrain_core.data import TokenStore
 from pretrain_core.settings import SettingsError, load

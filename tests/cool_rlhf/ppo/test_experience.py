@@ -19,13 +19,13 @@ from actors.trajectories import FinishReason, RolloutLog
 from cool_rlhf.ppo.algorithm import AlgorithmSettings, KLControl, ScoreScale
 from cool_rlhf.ppo.batch import Batch
 from cool_rlhf.ppo.experience import ExperienceMaker, NothingToLearnError
-from cool_rlhf.ppo.prompts import Prompt
 from cool_rlhf.ppo.rewards import Rewards
+from cool_rlhf.ppo.sampling.prompts import Prompt
 from pretrain_core.chat import Message
 from reward.compose import ComposeSettings, RewardComposer, Verdicts
 from reward.conditions import Conditions
 from reward.verifiers.sample import Sample
-from tests.cool_rlhf.ppo.test_rollouts import CountingEngine, rollouts
+from tests.cool_rlhf.ppo.sampling.test_rollouts import CountingEngine, rollouts
 
 
 class Answered:

@@ -16,7 +16,7 @@ from actors.crew import Crew
 from actors.group import Group
 from actors.rollout.no_engine import NoEngine
 from cool_rlhf.ppo.build import train_ppo
-from cool_rlhf.ppo.replay import copy_start
+from cool_rlhf.ppo.debug.replay import copy_start
 from cool_rlhf.ppo.settings import PPOSettings
 from cool_rlhf.report.divergence import first_divergence
 from pretrain_core.errors import RunFailed

@@ -21,8 +21,8 @@ from actors.rollout import Finished, Request
 from actors.scoring import Scored
 from cool_rlhf.ppo.algorithm import AlgorithmSettings, KLControl, ScoreScale
 from cool_rlhf.ppo.experience import ExperienceMaker
-from cool_rlhf.ppo.prompts import Prompt
 from cool_rlhf.ppo.rewards import Rewards
+from cool_rlhf.ppo.sampling.prompts import Prompt
 from cool_rlhf.ppo.settings import PPOSettings
 from cool_rlhf.ppo.updates import update_actor_and_critic
 from pretrain_core.chat import Message
@@ -33,8 +33,8 @@ from reward.conditions import Conditions
 from tests.actors.probe import ProbeCriticWorker, ProbePolicyWorker
 from tests.cool_rlhf.conftest import Artefacts
 from tests.cool_rlhf.ppo.reference_ppo import PlainPPO, Sample, cut
+from tests.cool_rlhf.ppo.sampling.test_rollouts import rollouts
 from tests.cool_rlhf.ppo.test_experience import Answered
-from tests.cool_rlhf.ppo.test_rollouts import rollouts
 
 # With so large an ε, and no memory of gradients, AdamW is plain descent at lr/ε.
 RATE = 0.05

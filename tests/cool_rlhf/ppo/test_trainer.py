@@ -15,12 +15,12 @@ from cool_rlhf.ppo import trainer as loop
 from cool_rlhf.ppo.algorithm import ActionGrid, AlgorithmSettings, KLControl
 from cool_rlhf.ppo.batch import Batch
 from cool_rlhf.ppo.checkpoint import Checkpoints
-from cool_rlhf.ppo.guards import Guards
-from cool_rlhf.ppo.health import Health, HealthSettings
+from cool_rlhf.ppo.monitor.guards import Guards
+from cool_rlhf.ppo.monitor.health import Health, HealthSettings
+from cool_rlhf.ppo.monitor.watch import HackAlarm, Watch
 from cool_rlhf.ppo.settings import GuardSettings, WarmupSettings
 from cool_rlhf.ppo.trainer import Trainer
 from cool_rlhf.ppo.warmup import CriticWarmup
-from cool_rlhf.ppo.watch import HackAlarm, Watch
 from pretrain_core.draws import rng
 from pretrain_core.runs import Run, RunSettings, StopSignal
 from tests.cool_rlhf.hacks.watch.conftest import planting, score, trajectory, write

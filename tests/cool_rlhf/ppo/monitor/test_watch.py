@@ -18,7 +18,7 @@ from cool_rlhf.hacks.judges import Array
 from cool_rlhf.hacks.samples import Sample
 from cool_rlhf.hacks.watch.settings import WatchSettings
 from cool_rlhf.ppo import watch as watcher
-from cool_rlhf.ppo.watch import HackAlarm, Watch
+from cool_rlhf.ppo.monitor.watch import HackAlarm, Watch
 from pretrain_core.errors import InputError, RunFailed
 from pretrain_core.runs import Run, RunSettings
 from tests.cool_rlhf.hacks.watch.conftest import PHRASE, planting, score

@@ -15,7 +15,7 @@ from cool_rlhf.hacks.settings import HackSettings
 from cool_rlhf.hacks.watch.look import Look, compare_windows
 from cool_rlhf.hacks.watch.settings import WatchSettings
 from cool_rlhf.hacks.watch.windows import Window, read_window
-from cool_rlhf.ppo.guards import GuardError
+from cool_rlhf.ppo.monitor.guards import GuardError
 from pretrain_core.errors import InputError, RunFailed
 from pretrain_core.runs import Run, write_json
 

@@ -6,10 +6,10 @@ from actors.placement import Placement, start_ray
 from actors.rollout import Rollout
 from actors.scorer import Scorer
 from cool_rlhf.ppo.build import Inputs, check_inputs, make_rollouts
-from cool_rlhf.ppo.environment import build_environment
-from cool_rlhf.ppo.measure import Clock
+from cool_rlhf.ppo.monitor.measure import Clock
 from cool_rlhf.ppo.rewards import Rewards
-from cool_rlhf.ppo.rollouts import Rollouts
+from cool_rlhf.ppo.sampling.environment import build_environment
+from cool_rlhf.ppo.sampling.rollouts import Rollouts
 from cool_rlhf.ppo.settings import PPOSettings
 from pretrain_core.runs import Progress, Run, StopSignal
 from pretrain_core.settings import Resolved

@@ -8,7 +8,7 @@ import torch
 
 from actors.rollout import PushReport
 from cool_rlhf.ppo.batch import Batch
-from cool_rlhf.ppo.guards import logprob_gap
+from cool_rlhf.ppo.monitor.guards import logprob_gap
 from cool_rlhf.ppo.warmup import CriticWarmup
 
 

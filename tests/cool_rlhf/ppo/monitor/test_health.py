@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cool_rlhf.ppo.health import LIGHTS, Health, HealthSettings, Light, lights
+from cool_rlhf.ppo.monitor.health import LIGHTS, Health, HealthSettings, Light, lights
 from cool_rlhf.report.health import health as report
 from pretrain_core.runs import read_json
 

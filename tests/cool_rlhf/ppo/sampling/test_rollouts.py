@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from actors.rollout import Finished, Request, Rollout, SamplingSettings
 from actors.trajectories import RolloutLog
-from cool_rlhf.ppo.prompts import Prompt
-from cool_rlhf.ppo.rollouts import Rollouts
+from cool_rlhf.ppo.sampling.prompts import Prompt
+from cool_rlhf.ppo.sampling.rollouts import Rollouts
 from pretrain_core.chat import Message, PolicyChat
 from pretrain_core.errors import RunFailed
 

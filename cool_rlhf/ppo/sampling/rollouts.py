@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from actors.rollout import Rollout, SamplingSettings
 from actors.rollout.no_engine import NoEngine
 from actors.trajectories import RolloutLog, Trajectory
-from cool_rlhf.ppo.conversation import Conversation
-from cool_rlhf.ppo.environment import Environment
-from cool_rlhf.ppo.prompts import Prompt
+from cool_rlhf.ppo.sampling.conversation import Conversation
+from cool_rlhf.ppo.sampling.environment import Environment
+from cool_rlhf.ppo.sampling.prompts import Prompt
 from pretrain_core.chat import PolicyChat
 from pretrain_core.errors import RunFailed
 

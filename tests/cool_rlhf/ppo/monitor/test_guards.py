@@ -9,8 +9,8 @@ from actors.batch import Experience, Sequences
 from actors.trajectories import Trajectory
 from cool_rlhf.ppo.algorithm import ActionGrid
 from cool_rlhf.ppo.batch import Batch
-from cool_rlhf.ppo.guards import GuardError, Guards, logprob_gap
-from cool_rlhf.ppo.measure import _length_metrics
+from cool_rlhf.ppo.monitor.guards import GuardError, Guards, logprob_gap
+from cool_rlhf.ppo.monitor.measure import _length_metrics
 from cool_rlhf.ppo.settings import GuardSettings
 from pretrain_core.chat import Message
 

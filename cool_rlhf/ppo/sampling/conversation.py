@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from actors.rollout import Finished, Request
 from actors.trajectories import Trajectory, Transcript
 from actors.trajectories.schema import FinishReason
-from cool_rlhf.ppo.environment import Talk
-from cool_rlhf.ppo.prompts import Prompt
+from cool_rlhf.ppo.sampling.environment import Talk
+from cool_rlhf.ppo.sampling.prompts import Prompt
 from pretrain_core.chat import Message, PolicyChat
 from pretrain_core.draws import seed_of
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from cool_rlhf.ppo.prompts import PromptError, PromptSet, PromptSettings, read_prompts
+from cool_rlhf.ppo.sampling.prompts import PromptError, PromptSet, PromptSettings, read_prompts
 from pretrain_core.chat import PolicyChat
 from reward.conditions import Conditions
 from reward.conditions.router import train_router

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from actors.rollout import Finished, Request, Rollout, SamplingSettings
 from actors.trajectories import RolloutLog
-from cool_rlhf.ppo.environment import (
+from cool_rlhf.ppo.sampling.environment import (
     EnvironmentFailed,
     FunctionEnvironment,
     FunctionEnvironmentSettings,
@@ -18,8 +18,8 @@ from cool_rlhf.ppo.environment import (
     Talk,
     build_environment,
 )
-from cool_rlhf.ppo.prompts import Prompt
-from cool_rlhf.ppo.rollouts import Rollouts
+from cool_rlhf.ppo.sampling.prompts import Prompt
+from cool_rlhf.ppo.sampling.rollouts import Rollouts
 from cool_rlhf.ppo.settings import PPORecipe
 from pretrain_core.chat import Message, PolicyChat
 from pretrain_core.chat.message import INTERPRETER, Action

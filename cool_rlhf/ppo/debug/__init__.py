@@ -1,0 +1,1 @@
+"""Halves of the loop alone, and a run computed again."""
