@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from actors.batch import BatchError, Experience, Sequences, Totals, micro_batches, partition
 from actors.engines.protocol import Engine, EngineSettings, OptimSettings
-from actors.forward import over_actions
+from actors.forward import forward
 from actors.group import Group, Pending, done
 from actors.losses import Stats, add_stats, value_loss, with_explained_variance
 from actors.placement import Placement, RoleResources
@@ -93,9 +93,8 @@ class CriticWorker(Worker):
 
     def values(self, batch: Sequences) -> Tensor:
         """Values of this rank's share, in fixed micro-batches."""
-        (values,) = over_actions(
-            self.engine.outputs, [lambda values, _: values], batch, self.micro_batch_tokens
-        )
+        heads = [lambda values, _: values]
+        (values,) = forward(self.engine, heads, batch, self.micro_batch_tokens)
         return values
 
     def update(self, experience: Experience, totals: Totals) -> tuple[Stats, float]:

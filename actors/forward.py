@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from actors.batch import Sequences, micro_batches
+from actors.engines.protocol import Engine
 from pretrain_core.model.logprobs import entropy_of, logprobs_of
 
 Outputs = Callable[[Sequences], Tensor]
@@ -36,22 +37,46 @@ def targets(batch: Sequences) -> Tensor:
     return batch.tokens[batch.is_action]
 
 
+IDLE = Sequences.pack([([0, 0], [False, True])])
+"""What a rank computes, without effect, while others still have micro-batches."""
+
+
 @torch.no_grad()
 def over_actions(
     outputs: Outputs,
     heads: Sequence[Callable[[Tensor, Sequences], Tensor]],
     batch: Sequences,
     max_tokens: int,
+    agree: Callable[[int], int] = lambda count: count,
 ) -> list[Tensor]:
-    """Apply `heads` to the outputs of each micro-batch; fp32 `[tokens]` each, 0 off actions."""
+    """Apply `heads` to the outputs of each micro-batch; fp32 `[tokens]` each, 0 off actions.
+
+    `agree`: the largest number of micro-batches of any rank, where all must go forward together.
+    """
     results = [torch.zeros(len(batch.tokens)) for _ in heads]
-    for indices in micro_batches(batch.lengths, max_tokens):
+    cut = micro_batches(batch.lengths, max_tokens)
+    idle = agree(len(cut)) - len(cut)
+    for indices in cut:
         part = batch.select(indices)
         at = batch.positions(indices)[part.is_action]
         found = outputs(part)
         for result, head in zip(results, heads, strict=True):
             result[at] = head(found, part).float().cpu()
+    for _ in range(idle):
+        outputs(IDLE)
     return results
+
+
+def forward(
+    engine: Engine,
+    heads: Sequence[Callable[[Tensor, Sequences], Tensor]],
+    batch: Sequences,
+    max_tokens: int,
+) -> list[Tensor]:
+    """`over_actions` of a training engine, in step with its other ranks where it must be."""
+    if engine.partitioned:
+        return over_actions(engine.outputs, heads, batch, max_tokens, engine.agree)
+    return over_actions(engine.outputs, heads, batch, max_tokens)
 
 
 def logprob_head(temperature: float) -> Callable[[Tensor, Sequences], Tensor]:

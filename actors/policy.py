@@ -17,8 +17,8 @@ from actors.engines.protocol import Engine, EngineSettings, OptimSettings
 from actors.forward import (
     LogprobResult,
     entropy_head,
+    forward,
     logprob_head,
-    over_actions,
     targets,
     tempered,
 )
@@ -102,9 +102,7 @@ class PolicyWorker(Worker):
         heads = [logprob_head(temperature), entropy_head(temperature)]
         if temperature != 1.0:
             heads.append(logprob_head(1.0))
-        return LogprobResult(
-            *over_actions(self.engine.outputs, heads, batch, self.micro_batch_tokens)
-        )
+        return LogprobResult(*forward(self.engine, heads, batch, self.micro_batch_tokens))
 
     def update(
         self, experience: Experience, text: Sequences | None, totals: Totals, temperature: float
@@ -152,21 +150,28 @@ class PolicyWorker(Worker):
 
     def export(self, folder: Path) -> None:
         """On rank 0: write a Hugging Face folder, fp32 safetensors, with the tokenizer's files."""
+        state = dict(self.engine.named_weights()) if self.engine.partitioned else None
         if self.place.rank > 0:
             return
-        self.model.save_pretrained(folder)
+        self.model.save_pretrained(folder, state_dict=state)
         for pattern in _TOKENIZER_FILES:
             for file in sorted(self.source.glob(pattern)):
                 if not file.name.endswith(".safetensors"):
                     shutil.copyfile(file, folder / file.name)
 
-    def send_weights(self, address: TransferAddress) -> Manifest:
+    def send_weights(self, address: TransferAddress) -> Manifest | None:
         """From rank 0: send the full weights to the rollout engines at `address`.
 
-        Raises WeightPushError when an engine does not take them.
+        The other ranks only help to gather them, and return None. Raises WeightPushError when an
+        engine does not take them.
         """
         from actors.rollout.wire import WeightPushError, WeightSender
 
+        if self.place.rank > 0:
+            if self.engine.partitioned:
+                for _ in self.engine.named_weights():
+                    pass
+            return None
         if self.sender is None or self.sender.address != address:
             self.sender = WeightSender(address)
         try:
@@ -282,7 +287,7 @@ class Policy:
 
     def send_weights(self, address: TransferAddress) -> Pending[Manifest]:
         """Push the weights; the engines must be receiving at `address` meanwhile."""
-        return self.group.only(0, "send_weights", address)
+        return self.group.call("send_weights", address).then(lambda manifests: manifests[0])
 
     def close(self) -> None:
         """End the ranks."""

@@ -6,12 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from actors.batch import Sequences
 from actors.engines.protocol import Engine, NonFiniteError
+from actors.forward import IDLE
 from actors.losses import Stats, add_stats
-
-# What a rank computes, without effect, while others still have micro-batches.
-_IDLE = Sequences.pack([([0, 0], [False, True])])
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ def optimiser_step(engine: Engine, micro_batches: Sequence[MicroBatch]) -> tuple
             if not torch.isfinite(loss):
                 bad += micro_batches[index].ids
         else:
-            loss = engine.outputs(_IDLE).sum() * 0.0
+            loss = engine.outputs(IDLE).sum() * 0.0
         last = index == rounds - 1
         # A NaN gradient reaches every rank with the sum: all of them refuse the step together.
         engine.backward(loss * torch.nan if last and bad else loss, last=last)

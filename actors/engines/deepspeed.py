@@ -1,4 +1,4 @@
-"""Training by DeepSpeed: ZeRO stages 0 to 2, fp32 weights, gradients summed over ranks."""
+"""Training by DeepSpeed: ZeRO stages 0 to 3, fp32 weights, gradients summed over ranks."""
 
 import logging
 from collections.abc import Iterator
@@ -15,6 +15,8 @@ from actors.engines.protocol import EngineSettings, NonFiniteError, OptimSetting
 from pretrain_core.precision import products_of
 
 _TAG = "engine"
+_WHOLE_BELOW = 10_000
+"""Parameters that stage 3 leaves whole on every rank: norms and biases."""
 _HYPERPARAMETERS = ("lr", "betas", "eps", "weight_decay")
 
 
@@ -30,6 +32,7 @@ class DeepSpeedEngine:
     ) -> None:
         self.optim = optim
         self.sharded = settings.zero_stage > 0
+        self.partitioned = settings.zero_stage == 3
         self.model = model
         self.door = Door(model, head, autocast=False)
         self.engine = _initialise(self.door, _adamw(model, optim), optim, settings)
@@ -42,13 +45,16 @@ class DeepSpeedEngine:
 
     def outputs(self, batch: Sequences) -> Tensor:
         """Head outputs one position before each action token, `[actions, …]`."""
-        result: Tensor = self.engine(batch) if torch.is_grad_enabled() else self.door(batch)
+        # Partitioned weights are gathered by DeepSpeed's own forward.
+        through = torch.is_grad_enabled() or self.partitioned
+        result: Tensor = self.engine(batch) if through else self.door(batch)
         return result
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradient of `loss`; `last` closes the step and sums over ranks."""
         self.engine.set_gradient_accumulation_boundary(last)
-        self.engine.backward(loss)
+        # Stage 3 knows means over ranks only.
+        self.engine.backward(loss * dist.get_world_size() if self.partitioned else loss)
 
     def step(self) -> float:
         """Clip, update, clear; raises NonFiniteError before any weight changes."""
@@ -107,8 +113,16 @@ class DeepSpeedEngine:
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Full fp32 weights under Hugging Face names; tied ones once."""
+        if not self.partitioned:
+            for name, parameter in self.model.named_parameters():
+                yield name, parameter.detach()
+            return
+        from deepspeed.runtime.zero.partition_parameters import GatheredParameters
+
         for name, parameter in self.model.named_parameters():
-            yield name, parameter.detach()
+            with GatheredParameters([parameter]):
+                whole = parameter.detach().clone()
+            yield name, whole
 
 
 def _random_state(folder: Path) -> Path:
@@ -142,10 +156,13 @@ def _initialise(
     config = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "gradient_allreduce_op": "sum",
+        "gradient_allreduce_op": "mean" if settings.zero_stage == 3 else "sum",
         # Without sharding we clip ourselves, between the check of the norm and the update.
         "gradient_clipping": optim.grad_clip if settings.zero_stage else 0.0,
-        "zero_optimization": {"stage": settings.zero_stage},
+        "zero_optimization": {
+            "stage": settings.zero_stage,
+            "stage3_param_persistence_threshold": _WHOLE_BELOW,
+        },
         "zero_allow_untested_optimizer": True,
         "steps_per_print": None,
     }

@@ -28,8 +28,9 @@ class OptimSettings(Settings):
 class EngineSettings(Settings):
     """How one model is trained."""
 
-    zero_stage: Literal[0, 1, 2] = Field(
-        default=0, description="what ZeRO shards: nothing, optimiser state, gradients too"
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        default=0,
+        description="what ZeRO shards: nothing, optimiser state, gradients too, weights too",
     )
     dtype: Dtype = Field(
         default="auto",
@@ -46,14 +47,20 @@ class NonFiniteError(ArithmeticError):
 
 
 class Engine(Protocol):
-    """One model with its optimiser on this rank and its peers; `products`: their format."""
+    """One model with its optimiser on this rank and its peers.
+
+    `products`: the format of matrix products. `partitioned`: no rank has the whole weights, so
+    that every forward and every look at them is something that all ranks do together.
+    """
 
     products: torch.dtype
+    partitioned: bool
 
     def outputs(self, batch: Sequences) -> Tensor:
         """Head outputs one position before each action token, `[actions, …]`.
 
-        Gradients flow unless the caller switched them off.
+        Gradients flow unless the caller switched them off. Where weights are partitioned every
+        rank must call it equally often.
         """
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
@@ -82,4 +89,7 @@ class Engine(Protocol):
         """Bring back `save_state` exactly; every rank calls it."""
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Full fp32 weights under Hugging Face names; tied ones once."""
+        """Full fp32 weights under Hugging Face names; tied ones once.
+
+        Where they are partitioned every rank calls it, and goes through to the end.
+        """
