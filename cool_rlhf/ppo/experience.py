@@ -22,8 +22,7 @@ from cool_rlhf.ppo.algorithm import (
     token_rewards,
 )
 from cool_rlhf.ppo.batch import Batch
-from cool_rlhf.ppo.rewards import Answer as RewardAnswer
-from cool_rlhf.ppo.rewards import Rewards
+from cool_rlhf.ppo.rewards import RewardAnswer, Rewards
 from cool_rlhf.ppo.sampling.rollouts import Rollouts
 from pretrain_core.errors import RunFailed
 

@@ -29,7 +29,7 @@ class Rewarded:
 
 
 @dataclass(frozen=True)
-class Answer:
+class RewardAnswer:
     """Rewards by trajectory id, and the one reward model that they come from."""
 
     rewarded: Mapping[str, Rewarded]
@@ -122,7 +122,7 @@ class PendingRewards:
     scores: Pending[Scored]
     verdicts: Future[dict[str, Verdicts]]
 
-    def result(self) -> Answer:
+    def result(self) -> RewardAnswer:
         """Wait for all.
 
         Raises SamplesRefused for replies without a score or a reward, GraderFailed.
@@ -139,7 +139,7 @@ class PendingRewards:
                 refused[t.id] = str(error)
         if refused:
             raise SamplesRefused(refused)
-        return Answer(rewarded, scored.rm_version)
+        return RewardAnswer(rewarded, scored.rm_version)
 
     def _rewarded(self, trajectory: Trajectory, judged: Judged, verdicts: Verdicts) -> Rewarded:
         sample = self.rewards.sample(trajectory)

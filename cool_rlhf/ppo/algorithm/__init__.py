@@ -3,8 +3,8 @@
 from cool_rlhf.ppo.algorithm.estimators import ESTIMATORS, Estimate, Signals, estimate
 from cool_rlhf.ppo.algorithm.grid import ActionGrid
 from cool_rlhf.ppo.algorithm.kl_control import KLControl
-from cool_rlhf.ppo.algorithm.rewards import ScoreScale, token_rewards
 from cool_rlhf.ppo.algorithm.settings import AlgorithmSettings
+from cool_rlhf.ppo.algorithm.shaping import ScoreScale, token_rewards
 
 __all__ = [
     "ESTIMATORS",

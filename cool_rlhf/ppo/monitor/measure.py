@@ -65,7 +65,7 @@ def iteration_metrics(
     }
     if batch.explained_variance is not None:
         metrics["critic/vf_explained_var"] = batch.explained_variance
-    metrics |= _verifier_metrics(batch) | _length_metrics(batch)
+    metrics |= verifier_metrics(batch) | length_metrics(batch)
     for condition in sorted({t.condition for t in batch.trajectories}):
         rows = [i for i, t in enumerate(batch.trajectories) if t.condition == condition]
         metrics[f"rm/{condition}/score"] = float(batch.scores[rows].mean())
@@ -87,7 +87,7 @@ def shown(metrics: Mapping[str, float]) -> dict[str, float]:
     return {short: metrics[name] for short, name in names.items() if name in metrics}
 
 
-def _length_metrics(batch: Batch) -> dict[str, float]:
+def length_metrics(batch: Batch) -> dict[str, float]:
     """Correlation of reward and length, each less its mean under the reply's condition."""
     columns = torch.stack([batch.totals, batch.grid.valid.sum(1).to(batch.totals.dtype)])
     conditions = [t.condition for t in batch.trajectories]
@@ -100,7 +100,7 @@ def _length_metrics(batch: Batch) -> dict[str, float]:
     return {"guard/length_correlation": float((columns[0] * columns[1]).mean() / deviations.prod())}
 
 
-def _verifier_metrics(batch: Batch) -> dict[str, float]:
+def verifier_metrics(batch: Batch) -> dict[str, float]:
     """Mean reward, and of each verifier its mean score and the share that it could not judge."""
     verdicts: dict[str, list[float | None]] = {}
     for given in batch.verdicts:

@@ -10,7 +10,7 @@ from actors.trajectories import Trajectory
 from cool_rlhf.ppo.algorithm import ActionGrid
 from cool_rlhf.ppo.batch import Batch
 from cool_rlhf.ppo.monitor.guards import GuardError, Guards, logprob_gap
-from cool_rlhf.ppo.monitor.measure import _length_metrics
+from cool_rlhf.ppo.monitor.measure import length_metrics
 from cool_rlhf.ppo.settings import GuardSettings
 from pretrain_core.chat import Message
 
@@ -73,12 +73,12 @@ def test_a_ratio_off_one_stops_the_run() -> None:
 
 def test_reward_and_length_are_correlated_within_conditions() -> None:
     made = batch()
-    assert "guard/length_correlation" not in _length_metrics(made)
+    assert "guard/length_correlation" not in length_metrics(made)
     longer = Sequences.pack([([1, 2, 3], [False, True, True]), ([1, 2], [False, True])])
     other = replace(made, grid=ActionGrid.of(longer), totals=torch.tensor([1.0, 3.0]))
-    assert _length_metrics(other)["guard/length_correlation"] == pytest.approx(-1.0)
+    assert length_metrics(other)["guard/length_correlation"] == pytest.approx(-1.0)
     apart = tuple(
         t.model_copy(update={"condition": name})
         for t, name in zip(other.trajectories, ("helpful", "harmless"), strict=True)
     )
-    assert _length_metrics(replace(other, trajectories=apart)) == {}
+    assert length_metrics(replace(other, trajectories=apart)) == {}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from actors.batch import Sequences
 from cool_rlhf.ppo.algorithm import ActionGrid, AlgorithmSettings, KLControl, ScoreScale
-from cool_rlhf.ppo.algorithm.rewards import Moments, token_rewards
+from cool_rlhf.ppo.algorithm.shaping import Moments, token_rewards
 
 
 def packed(*masks: list[bool]) -> Sequences:
