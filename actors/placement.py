@@ -65,6 +65,10 @@ class RaySession:
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
+    def borrowed(self) -> "RaySession":
+        """The same connection for somebody else, whose closing leaves it open."""
+        return RaySession(self.address, _open=False)
+
     def __enter__(self) -> "RaySession":
         return self
 

@@ -23,6 +23,7 @@ from pretrain_core.data.tokenizer import train_tokenizer
 from tests.support import randomise
 
 if TYPE_CHECKING:
+    from actors.placement import RaySession
     from tests.hacked import Hacked
 
 # Their tests start Ray and fill every core: one after another, beside all the others.
@@ -105,6 +106,17 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Pat
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> "Iterator[RaySession]":
+    """A local Ray with room for all roles, the only one that this process starts."""
+    from actors.placement import RaySettings, start_ray
+
+    with start_ray(RaySettings(logical_cpus=24)) as session:
+        yield session
+    assert session.folder is not None
+    assert not Path(session.folder).exists()
 
 
 @pytest.fixture(scope="session")

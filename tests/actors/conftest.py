@@ -1,21 +1,9 @@
-"""One Ray for all tests of the actors."""
+"""A reward model for the actors."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-from actors.placement import RaySession, RaySettings, start_ray
-
-
-@pytest.fixture(scope="session")
-def ray_session() -> Iterator[RaySession]:
-    """A local Ray with room for all roles, ended with the session."""
-    with start_ray(RaySettings(logical_cpus=24)) as session:
-        yield session
-    assert session.folder is not None
-    assert not Path(session.folder).exists()
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from actors.crew import Crew
 from actors.group import Group
+from actors.placement import RaySession
 from actors.rollout.no_engine import NoEngine
 from cool_rlhf.ppo.build import train_ppo
 from cool_rlhf.ppo.debug.replay import copy_start
@@ -43,8 +44,8 @@ def settings(artefacts: Artefacts) -> Iterator[PPOSettings]:
 
 
 @pytest.fixture(scope="module")
-def crew(settings: PPOSettings) -> Iterator[Crew]:
-    made = Crew.start(settings.crew)
+def crew(settings: PPOSettings, ray_session: RaySession) -> Iterator[Crew]:
+    made = Crew(settings.crew, ray_session.borrowed(), engines=True)
     yield made
     made.close()
 

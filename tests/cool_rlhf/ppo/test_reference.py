@@ -14,7 +14,7 @@ from actors.crew import Crew
 from actors.critic import Critic, CriticSettings
 from actors.engines.protocol import EngineSettings, OptimSettings
 from actors.group import Group
-from actors.placement import RaySettings, start_ray
+from actors.placement import RaySession
 from actors.policy import Policy, PolicySettings
 from actors.reference import Reference, ReferenceSettings
 from actors.rollout import Finished, Request
@@ -65,32 +65,33 @@ def score(samples: Sequence[Any], conditions: Sequence[str], names: Sequence[str
 
 
 @pytest.fixture(scope="module")
-def crew(artefacts: Artefacts, moved_policy: Path) -> Iterator[SimpleNamespace]:
+def crew(
+    artefacts: Artefacts, moved_policy: Path, ray_session: RaySession
+) -> Iterator[SimpleNamespace]:
     """Real policy, critic and reference and a scorer that draws."""
     policy_settings = PolicySettings(cpus=0.5, engine=FP32)
     critic_settings = CriticSettings(cpus=0.5, engine=FP32)
-    with start_ray(RaySettings(logical_cpus=8)):
-        made = SimpleNamespace(
-            policy=Policy(
-                Group("policy", ProbePolicyWorker, policy_settings, arguments=(policy_settings,)),
-                policy_settings,
-            ),
-            critic=Critic(
-                Group("critic", ProbeCriticWorker, critic_settings, arguments=(critic_settings,))
-            ),
-            reference=Reference.start(ReferenceSettings(dtype="float32", cpus=0.5)),
-            scorer=SimpleNamespace(score=score),
-        )
-        loading = [
-            made.policy.load(moved_policy, PLAIN, 0, None, 64),
-            made.critic.load(artefacts.demo / "reward", PLAIN, 0, None, 64),
-            made.reference.load(artefacts.demo / "sft", 64),
-        ]
-        for part in loading:
-            part.result()
-        yield made
-        for role in (made.policy, made.critic, made.reference):
-            role.close()
+    made = SimpleNamespace(
+        policy=Policy(
+            Group("policy", ProbePolicyWorker, policy_settings, arguments=(policy_settings,)),
+            policy_settings,
+        ),
+        critic=Critic(
+            Group("critic", ProbeCriticWorker, critic_settings, arguments=(critic_settings,))
+        ),
+        reference=Reference.start(ReferenceSettings(dtype="float32", cpus=0.5)),
+        scorer=SimpleNamespace(score=score),
+    )
+    loading = [
+        made.policy.load(moved_policy, PLAIN, 0, None, 64),
+        made.critic.load(artefacts.demo / "reward", PLAIN, 0, None, 64),
+        made.reference.load(artefacts.demo / "sft", 64),
+    ]
+    for part in loading:
+        part.result()
+    yield made
+    for role in (made.policy, made.critic, made.reference):
+        role.close()
 
 
 @pytest.fixture(scope="module")

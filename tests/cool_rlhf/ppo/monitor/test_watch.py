@@ -17,7 +17,7 @@ from cool_rlhf.hacks import judges
 from cool_rlhf.hacks.judges import Array
 from cool_rlhf.hacks.samples import Sample
 from cool_rlhf.hacks.watch.settings import WatchSettings
-from cool_rlhf.ppo import watch as watcher
+from cool_rlhf.ppo.monitor import watch as watcher
 from cool_rlhf.ppo.monitor.watch import HackAlarm, Watch
 from pretrain_core.errors import InputError, RunFailed
 from pretrain_core.runs import Run, RunSettings
