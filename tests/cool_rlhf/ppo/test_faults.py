@@ -100,6 +100,8 @@ def undisturbed_and_killed(
     return whole, killed
 
 
+@pytest.mark.integration
+@pytest.mark.timeout(900)
 def test_an_engine_that_is_killed_is_started_again_and_changes_nothing(
     settings: PPOSettings,
     crew: Crew,
