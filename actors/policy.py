@@ -150,9 +150,9 @@ class PolicyWorker(Worker):
 
     def export(self, folder: Path) -> None:
         """On rank 0: write a Hugging Face folder, fp32 safetensors, with the tokenizer's files."""
-        state = dict(self.engine.named_weights()) if self.engine.partitioned else None
-        if self.place.rank > 0:
+        if self._only_helps():
             return
+        state = dict(self.engine.named_weights()) if self.engine.partitioned else None
         self.model.save_pretrained(folder, state_dict=state)
         for pattern in _TOKENIZER_FILES:
             for file in sorted(self.source.glob(pattern)):
@@ -167,10 +167,7 @@ class PolicyWorker(Worker):
         """
         from actors.rollout.wire import WeightPushError, WeightSender
 
-        if self.place.rank > 0:
-            if self.engine.partitioned:
-                for _ in self.engine.named_weights():
-                    pass
+        if self._only_helps():
             return None
         if self.sender is None or self.sender.address != address:
             self.sender = WeightSender(address)
@@ -179,6 +176,13 @@ class PolicyWorker(Worker):
         except WeightPushError:
             self.sender = None
             raise
+
+    def _only_helps(self) -> bool:
+        """Whether this is another rank than 0, which then has helped to gather the weights."""
+        if self.place.rank > 0 and self.engine.partitioned:
+            for _ in self.engine.named_weights():
+                pass
+        return self.place.rank > 0
 
 
 class Policy:

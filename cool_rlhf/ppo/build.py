@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from actors.crew import Crew, Models
 from actors.rollout import Rollout
 from actors.rollout.no_engine import NoEngine
+from actors.scorer import Scorer
 from actors.trajectories import RolloutLog
 from cool_rlhf.hacks.judges import check_gold
 from cool_rlhf.ppo.algorithm import KLControl, ScoreScale
@@ -169,11 +170,8 @@ def train_ppo(settings: PPOSettings, run: Run, crew: Crew, stop: StopSignal) -> 
 def _train(
     settings: PPOSettings, inputs: Inputs, run: Run, crew: Crew, stop: StopSignal
 ) -> Trained:
-    composer = RewardComposer(settings.rewards, read_conditions(settings.reward_model))
     with ExitStack() as stack:
-        rewards = stack.enter_context(
-            Rewards(crew.scorer, settings.algorithm.empty_reply_score, composer, inputs.references)
-        )
+        rewards = stack.enter_context(closing(make_rewards(settings, inputs, crew.scorer)))
         environment = None
         if settings.environment is not None:
             environment = stack.enter_context(closing(build_environment(settings.environment)))
@@ -186,6 +184,12 @@ def _train(
         if iteration >= trainer.warmup.iterations
     ]
     return Trained(early=trainer.checkpoints.policy(moved[0]), late=late)
+
+
+def make_rewards(settings: PPOSettings, inputs: Inputs, scorer: Scorer) -> Rewards:
+    """What judges the replies of a run."""
+    composer = RewardComposer(settings.rewards, read_conditions(settings.reward_model))
+    return Rewards(scorer, settings.algorithm.empty_reply_score, composer, inputs.references)
 
 
 def make_rollouts(

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from types import TracebackType
 
 from actors.group import Pending
 from actors.scorer import Scorer
@@ -56,7 +55,7 @@ class RewardAnswer:
 
 @dataclass
 class Rewards:
-    """Asks the scorer and the verifiers at the same time; a context manager.
+    """Asks the scorer and the verifiers at the same time; to be closed.
 
     `references`: of prompts, by id. Verdicts that the rollout log holds are not asked for again: a
     function or a server may answer otherwise the second time.
@@ -69,17 +68,6 @@ class Rewards:
 
     def __post_init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="verifiers")
-
-    def __enter__(self) -> "Rewards":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the verifiers' processes."""

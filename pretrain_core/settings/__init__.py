@@ -7,6 +7,7 @@ from pretrain_core.settings.base import (
     Settings,
     difference,
     from_environment,
+    kind_of,
 )
 from pretrain_core.settings.document import SettingsError
 from pretrain_core.settings.load import load
@@ -21,6 +22,7 @@ __all__ = [
     "check",
     "difference",
     "from_environment",
+    "kind_of",
     "load",
     "show",
 ]

@@ -53,6 +53,15 @@ def from_environment(variable: str, default: Any, **field: Any) -> Any:
     )
 
 
+def kind_of(value: object) -> object:
+    """The tag `kind` of raw or validated settings, for unions that are told apart by it.
+
+    By function and not by field name: the base class validates every field before its type is
+    known. None where there is none.
+    """
+    return value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+
+
 S = TypeVar("S", bound=Settings)
 
 

@@ -1,10 +1,11 @@
 """Verifiers by name: one settings class each, told apart by `kind`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag
 
+from pretrain_core.settings import kind_of
 from reward.verifiers.code import CodeSettings, CodeVerifier
 from reward.verifiers.function import FunctionVerifier, RewardFunctionSettings
 from reward.verifiers.language import LanguageSettings, LanguageVerifier
@@ -15,15 +16,6 @@ from reward.verifiers.remote import RemoteSettings, RemoteVerifier
 from reward.verifiers.structure import FormatSettings, FormatVerifier, JsonSettings, JsonVerifier
 from reward.verifiers.verdict import Verifier
 
-
-def _kind(value: object) -> object:
-    """The tag of raw or validated settings; None where there is none."""
-    if isinstance(value, Mapping):
-        return value.get("kind")
-    return getattr(value, "kind", None)
-
-
-# By function and not by field name: the base class validates every field before its type is known.
 VerifierSettings = Annotated[
     Annotated[CodeSettings, Tag("code")]
     | Annotated[FormatSettings, Tag("format")]
@@ -35,7 +27,7 @@ VerifierSettings = Annotated[
     | Annotated[ReasoningGymSettings, Tag("reasoning_gym")]
     | Annotated[RemoteSettings, Tag("remote")],
     Discriminator(
-        _kind,
+        kind_of,
         custom_error_type="unknown_verifier",
         custom_error_message="`kind` is one of code, format, function, json, language, length, "
         "maths, reasoning_gym, remote",

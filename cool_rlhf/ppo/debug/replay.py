@@ -7,6 +7,7 @@ from pathlib import Path
 from actors.crew import Crew
 from cool_rlhf.ppo.build import Trained, check_inputs, train_ppo
 from cool_rlhf.ppo.settings import PPOSettings
+from cool_rlhf.report import compose
 from cool_rlhf.report.divergence import Divergence, first_divergence
 from pretrain_core.errors import InputError
 from pretrain_core.runs import Run, StopSignal
@@ -76,6 +77,8 @@ def _without_engines(settings: PPOSettings, run: Run) -> Trained:
     with StopSignal("the same command") as stop:
         crew = Crew.start(settings.crew, engines=False)
         try:
-            return train_ppo(settings, run, crew, stop)
+            trained = train_ppo(settings, run, crew, stop)
         finally:
             crew.close()
+    compose(run.path)
+    return trained

@@ -5,7 +5,7 @@ from contextlib import ExitStack, closing
 from actors.placement import Placement, start_ray
 from actors.rollout import Rollout
 from actors.scorer import Scorer
-from cool_rlhf.ppo.build import Inputs, check_inputs, make_rollouts
+from cool_rlhf.ppo.build import Inputs, check_inputs, make_rewards, make_rollouts
 from cool_rlhf.ppo.monitor.measure import Clock
 from cool_rlhf.ppo.rewards import Rewards
 from cool_rlhf.ppo.sampling.environment import build_environment
@@ -13,8 +13,6 @@ from cool_rlhf.ppo.sampling.rollouts import Rollouts
 from cool_rlhf.ppo.settings import PPOSettings
 from pretrain_core.runs import Progress, Run, StopSignal
 from pretrain_core.settings import Resolved
-from reward.card import read_conditions
-from reward.compose import RewardComposer
 
 
 def sample_only(resolved: Resolved[PPOSettings]) -> Run:
@@ -37,9 +35,7 @@ def sample_only(resolved: Resolved[PPOSettings]) -> Run:
         loading = scorer.load(settings.reward_model)
         rollout.load(settings.initial_policy or settings.policy, version=0)
         loading.result()
-        composer = RewardComposer(settings.rewards, read_conditions(settings.reward_model))
-        empty = settings.algorithm.empty_reply_score
-        rewards = stack.enter_context(Rewards(scorer, empty, composer, inputs.references))
+        rewards = stack.enter_context(closing(make_rewards(settings, inputs, scorer)))
         environment = None
         if settings.environment is not None:
             environment = stack.enter_context(closing(build_environment(settings.environment)))

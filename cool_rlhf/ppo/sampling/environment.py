@@ -1,6 +1,6 @@
 """What answers a reply and lets the policy go on: tools, or a simulated user."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
@@ -11,7 +11,7 @@ from pretrain_core.chat.message import INTERPRETER
 from pretrain_core.errors import RunFailed
 from pretrain_core.functions import FunctionProcess, FunctionSettings
 from pretrain_core.sandbox import Limits, Outcome, bounded_map, run_sandboxed
-from pretrain_core.settings import Settings
+from pretrain_core.settings import Settings, kind_of
 
 
 class EnvironmentFailed(RunFailed):
@@ -63,15 +63,11 @@ class FunctionEnvironmentSettings(FunctionSettings):
     max_turns: int = Field(4, ge=2, description="replies of the policy in one conversation")
 
 
-def _kind(value: object) -> object:
-    return value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
-
-
 EnvironmentSettings = Annotated[
     Annotated[InterpreterSettings, Tag("interpreter")]
     | Annotated[FunctionEnvironmentSettings, Tag("function")],
     Discriminator(
-        _kind,
+        kind_of,
         custom_error_type="unknown_environment",
         custom_error_message="`kind` is one of function, interpreter",
     ),
