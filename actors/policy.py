@@ -39,7 +39,7 @@ from pretrain_core.draws import seed_of
 from pretrain_core.model.logprobs import logprobs_of
 
 if TYPE_CHECKING:
-    from actors.rollout.wire import Manifest, TransferAddress, WeightSender
+    from actors.rollout.weights.wire import Manifest, TransferAddress, WeightSender
 
 _TOKENIZER_FILES = (
     "tokenizer*",
@@ -165,7 +165,7 @@ class PolicyWorker(Worker):
         The other ranks only help to gather them, and return None. Raises WeightPushError when an
         engine does not take them.
         """
-        from actors.rollout.wire import WeightPushError, WeightSender
+        from actors.rollout.weights.wire import WeightPushError, WeightSender
 
         if self._only_helps():
             return None

@@ -42,7 +42,7 @@ from random_llama import make_random_llama
 from transformers import AutoTokenizer
 
 from actors.rollout import Request
-from actors.rollout.engine_hf import HFEngine
+from actors.rollout.engines.hf_engine import HFEngine
 from cool_rlhf.annotation.programmatic import annotators
 from cool_rlhf.hacks.detect import Detection, detect
 from cool_rlhf.hacks.evidence import Payment

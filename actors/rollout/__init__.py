@@ -9,8 +9,8 @@ from actors.rollout.requests import (
     SamplingSettings,
 )
 from actors.rollout.rollout import Rollout
-from actors.rollout.transfer import PushReport, push
-from actors.rollout.wire import TransferAddress, WeightPushError
+from actors.rollout.weights.push import PushReport, push
+from actors.rollout.weights.wire import TransferAddress, WeightPushError
 from actors.rollout.worker import RolloutSettings
 
 __all__ = [

@@ -11,10 +11,9 @@ from torch import Tensor
 from actors.batch import Sequences, partition
 from actors.group import ActorFailed, Group, Pending
 from actors.placement import Placement
-from actors.rollout.engine import EngineName
-from actors.rollout.engine_vllm import ENVIRONMENT
-from actors.rollout.folders import check_folder
-from actors.rollout.rendezvous import Rendezvous
+from actors.rollout.engines.folders import check_folder
+from actors.rollout.engines.protocol import EngineName
+from actors.rollout.engines.vllm_engine import ENVIRONMENT
 from actors.rollout.requests import (
     EngineFacts,
     Finished,
@@ -23,7 +22,8 @@ from actors.rollout.requests import (
     SamplingSettings,
     check_requests,
 )
-from actors.rollout.wire import Manifest
+from actors.rollout.weights.rendezvous import Rendezvous
+from actors.rollout.weights.wire import Manifest
 from actors.rollout.worker import RolloutSettings, RolloutWorker
 from pretrain_core.runs import warn_once
 

@@ -9,8 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from actors.placement import RoleResources
-from actors.rollout.carriers import Transfer
-from actors.rollout.engine import Engine, EngineName
+from actors.rollout.engines.protocol import Engine, EngineName
 from actors.rollout.requests import (
     EngineFacts,
     Finished,
@@ -18,7 +17,8 @@ from actors.rollout.requests import (
     SamplingSettings,
     StaleWeightsError,
 )
-from actors.rollout.wire import Manifest, TransferAddress
+from actors.rollout.weights.carriers import Transfer
+from actors.rollout.weights.wire import Manifest, TransferAddress
 from actors.worker import Rank, Worker
 
 logger = logging.getLogger(__name__)
@@ -91,13 +91,13 @@ class RolloutWorker(Worker):
         """Start an engine with the weights of a folder; raises `EngineStartError`."""
         s = self.settings
         if engine == "vllm":
-            from actors.rollout.engine_vllm import VLLMEngine
+            from actors.rollout.engines.vllm_engine import VLLMEngine
 
             self.engine = VLLMEngine(
                 folder, s.dtype, s.max_model_len, s.max_num_seqs, s.kv_cache_bytes
             )
         else:
-            from actors.rollout.engine_hf import HFEngine
+            from actors.rollout.engines.hf_engine import HFEngine
 
             self.engine = HFEngine(folder, s.dtype, s.max_model_len, s.max_num_seqs)
         self.version = version

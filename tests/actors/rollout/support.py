@@ -20,7 +20,7 @@ from actors.group import Group, Pending
 from actors.placement import RoleResources
 from actors.rollout import Rollout
 from actors.rollout.requests import Request, SamplingSettings
-from actors.rollout.wire import Manifest, TransferAddress, WeightSender
+from actors.rollout.weights.wire import Manifest, TransferAddress, WeightSender
 from actors.rollout.worker import RolloutWorker
 from actors.worker import Worker
 from pretrain_core.draws import rng, seed_of
@@ -140,7 +140,7 @@ class ForgetfulWorker(RolloutWorker):
     """Can be made to leave tied heads as they were, as vLLM's own engines would."""
 
     def forget_heads(self, forget: bool) -> None:
-        from actors.rollout import vllm_transfer
+        from actors.rollout.weights import vllm_transfer
 
         repack = vllm_transfer.repack_heads
         vllm_transfer.repack_heads = (lambda model: None) if forget else self._kept

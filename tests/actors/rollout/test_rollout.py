@@ -10,11 +10,11 @@ from transformers import PreTrainedTokenizerFast
 from actors.group import ActorFailed
 from actors.placement import RaySession
 from actors.rollout import Finished, Request, Rollout, RolloutSettings, WeightPushError, push
-from actors.rollout.engine_hf import HFEngine
-from actors.rollout.engine_vllm import CPU_BATCH_TOKENS
-from actors.rollout.probe import PROBE_SAMPLING, check_probe, probe_batch, probe_requests
+from actors.rollout.engines.hf_engine import HFEngine
+from actors.rollout.engines.sampling import nucleus
+from actors.rollout.engines.vllm_engine import CPU_BATCH_TOKENS
 from actors.rollout.requests import EngineStartError, RequestError, SamplingSettings
-from actors.rollout.sampling import nucleus
+from actors.rollout.weights.probe import PROBE_SAMPLING, check_probe, probe_batch, probe_requests
 from tests.actors.rollout.support import (
     CONTEXT,
     GREEDY,

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from actors.rollout.engine import Reply
-from actors.rollout.folders import same_model
+from actors.rollout.engines.folders import same_model
+from actors.rollout.engines.protocol import Reply
+from actors.rollout.engines.sampling import draw
+from actors.rollout.engines.stop_strings import StopStrings, stop_strings
 from actors.rollout.requests import (
     EngineFacts,
     EngineStartError,
@@ -17,9 +19,7 @@ from actors.rollout.requests import (
     SamplingSettings,
     room_for,
 )
-from actors.rollout.sampling import draw
-from actors.rollout.stop_strings import StopStrings, stop_strings
-from actors.rollout.wire import Manifest, TransferAddress, WeightPushError, WeightReceiver
+from actors.rollout.weights.wire import Manifest, TransferAddress, WeightPushError, WeightReceiver
 from pretrain_core.model.logprobs import logprobs_of
 
 

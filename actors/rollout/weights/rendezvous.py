@@ -6,8 +6,8 @@ from itertools import count
 
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from actors.rollout.carriers import ABORTED, Transfer
-from actors.rollout.wire import TransferAddress, WeightPushError
+from actors.rollout.weights.carriers import ABORTED, Transfer
+from actors.rollout.weights.wire import TransferAddress, WeightPushError
 
 logger = logging.getLogger(__name__)
 

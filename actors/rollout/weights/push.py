@@ -8,15 +8,15 @@ import torch
 
 from actors.batch import Sequences
 from actors.group import ActorFailed, Pending
-from actors.rollout.probe import (
+from actors.rollout.rollout import Rollout
+from actors.rollout.weights.probe import (
     PROBE_SAMPLING,
     ProbeReport,
     check_probe,
     probe_batch,
     probe_requests,
 )
-from actors.rollout.rollout import Rollout
-from actors.rollout.wire import Manifest, TransferAddress, WeightPushError, WeightSender
+from actors.rollout.weights.wire import Manifest, TransferAddress, WeightPushError, WeightSender
 
 __all__ = [
     "Manifest",

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from actors.batch import Sequences
-from actors.rollout.probe import check_probe, probe_batch, probe_requests
 from actors.rollout.requests import Finished
-from actors.rollout.wire import WeightPushError
+from actors.rollout.weights.probe import check_probe, probe_batch, probe_requests
+from actors.rollout.weights.wire import WeightPushError
 
 
 def drawn_batch(version: int) -> Sequences:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.rollout.sampling import draw, nucleus
+from actors.rollout.engines.sampling import draw, nucleus
 
 
 def generators(*seeds: int) -> list[torch.Generator]:

@@ -7,12 +7,12 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from actors.rollout.engine import Reply
-from actors.rollout.engine_hf import HFEngine
-from actors.rollout.rendezvous import Rendezvous
+from actors.rollout.engines.hf_engine import HFEngine
+from actors.rollout.engines.protocol import Reply
+from actors.rollout.engines.sampling import nucleus
 from actors.rollout.requests import EngineStartError, Request, SamplingSettings
-from actors.rollout.sampling import nucleus
-from actors.rollout.wire import WeightPushError, WeightSender
+from actors.rollout.weights.rendezvous import Rendezvous
+from actors.rollout.weights.wire import WeightPushError, WeightSender
 from tests.actors.rollout.support import (
     CONTEXT,
     GREEDY,

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.rollout.engine import Reply
-from actors.rollout.folders import same_model
+from actors.rollout.engines.folders import same_model
+from actors.rollout.engines.protocol import Reply
+from actors.rollout.engines.stop_strings import stop_strings
 from actors.rollout.requests import (
     EngineFacts,
     EngineStartError,
@@ -14,8 +15,7 @@ from actors.rollout.requests import (
     SamplingSettings,
     room_for,
 )
-from actors.rollout.stop_strings import stop_strings
-from actors.rollout.wire import Manifest, TransferAddress, WeightPushError
+from actors.rollout.weights.wire import Manifest, TransferAddress, WeightPushError
 
 # One process, eager, and the model runner whose sampler we know (the other needs Triton).
 # Passive waiting: OpenMP threads that spin while a neighbour holds their core cost a factor of 20.
@@ -207,7 +207,7 @@ def _start(
     from vllm.config import WeightTransferConfig
     from vllm.platforms import current_platform
 
-    from actors.rollout.vllm_transfer import BACKEND, register
+    from actors.rollout.weights.vllm_transfer import BACKEND, register
 
     register()
     # Where a prompt's prefill is cut, vLLM winds its seeded generator back, which those of a CPU
@@ -235,7 +235,7 @@ def _start(
 
 
 def _install_sampler(worker: Any) -> bool:
-    from actors.rollout.vllm_sampler import install
+    from actors.rollout.engines.vllm_sampler import install
 
     return install(worker)
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch._C import _DistError as DistError
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from actors.rollout.carriers import (
+from actors.rollout.requests import RolloutError
+from actors.rollout.weights.carriers import (
     ABORTED,
     LONGEST_PAUSE_S,
     SHARED_MEMORY,
@@ -31,7 +32,6 @@ from actors.rollout.carriers import (
     Transfer,
     gloo_store,
 )
-from actors.rollout.requests import RolloutError
 
 ALIGNMENT = 16
 

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 from torch._C._distributed_c10d import TCPStore
 
-from actors.rollout import rendezvous as meeting
-from actors.rollout import wire
-from actors.rollout.carriers import (
+from actors.rollout.weights import rendezvous as meeting
+from actors.rollout.weights import wire
+from actors.rollout.weights.carriers import (
     FILE_PREFIX,
     SHARED_MEMORY,
     Carrier,
     GlooCarrier,
     Transfer,
 )
-from actors.rollout.rendezvous import Rendezvous
-from actors.rollout.wire import Manifest, TransferAddress, WeightPushError, WeightSender
+from actors.rollout.weights.rendezvous import Rendezvous
+from actors.rollout.weights.wire import Manifest, TransferAddress, WeightPushError, WeightSender
 from actors.rollout.worker import RolloutSettings
 
 WEIGHTS = {

@@ -23,8 +23,8 @@ from vllm.model_executor.model_loader.reload import (
     initialize_layerwise_reload,
 )
 
-from actors.rollout.folders import weights_of
-from actors.rollout.wire import Manifest, TransferAddress, WeightPushError, WeightReceiver
+from actors.rollout.engines.folders import weights_of
+from actors.rollout.weights.wire import Manifest, TransferAddress, WeightPushError, WeightReceiver
 
 BACKEND = "gloo"
 

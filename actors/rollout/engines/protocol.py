@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from actors.rollout.requests import EngineFacts, Request, SamplingSettings
-from actors.rollout.wire import Manifest, TransferAddress
+from actors.rollout.weights.wire import Manifest, TransferAddress
 from actors.trajectories import FinishReason
 
 EngineName = Literal["vllm", "hf"]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from actors.batch import Sequences
 from actors.rollout.requests import Finished, Request, SamplingSettings
-from actors.rollout.wire import WeightPushError
+from actors.rollout.weights.wire import WeightPushError
 from pretrain_core.draws import torch_generator
 
 
