@@ -62,16 +62,25 @@ class SamplingSettings(Settings):
 
 @dataclass(frozen=True)
 class Request:
-    """One reply to sample: the prompt's tokens and the seed of its draws."""
+    """One reply to sample, or to go on with: the prompt's tokens and the seed of its draws.
+
+    `said`: what was sampled of the reply before; it counts as the reply's, and is not given again.
+    """
 
     id: str
     tokens: Sequence[int]
     seed: int
+    said: Sequence[int] = ()
+
+    @property
+    def context(self) -> list[int]:
+        """All that stands before the next token."""
+        return [*self.tokens, *self.said]
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A reply as sampled; `tokens` includes the stop token, the log-probs are one per token.
+    """A reply as sampled; `tokens` includes the stop token, all other lists are one per token.
 
     `behaviour_logprobs` belong to the distribution sampled from (after minimum length,
     temperature and top-p; for greedy replies that of temperature 1), `raw_logprobs` to the
@@ -83,17 +92,21 @@ class Finished:
     behaviour_logprobs: list[float]
     raw_logprobs: list[float] | None
     finish_reason: FinishReason
-    policy_version: int
+    policy_version: list[int]
 
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """What a started engine is: its name, precision, vocabulary, context length."""
+    """What a started engine is: its name, precision, vocabulary, context length.
+
+    `continuous`: it takes requests in while others are under way.
+    """
 
     name: str
     dtype: str
     vocab_size: int
     max_model_len: int
+    continuous: bool = False
 
 
 def check_requests(
@@ -108,21 +121,22 @@ def check_requests(
         seen.add(request.id)
         if not request.tokens:
             raise RequestError(f"{where} has an empty prompt")
-        if len(request.tokens) >= facts.max_model_len:
+        if len(request.context) >= facts.max_model_len:
             raise RequestError(
-                f"{where}: the prompt has {len(request.tokens)} tokens, the context "
+                f"{where}: the prompt has {len(request.context)} tokens, the context "
                 f"{facts.max_model_len} leaves no room for a reply: raise rollout.max_model_len "
                 "or drop the prompt"
             )
         if not 0 <= request.seed < 2**63:
             raise RequestError(f"{where}: seed {request.seed} is not in [0, 2**63)")
-        _check_tokens(request.tokens, facts.vocab_size, where)
+        _check_tokens(request.context, facts.vocab_size, where)
     _check_tokens(stop_token_ids, facts.vocab_size, "stop_token_ids")
 
 
 def room_for(request: Request, sampling: SamplingSettings, max_model_len: int) -> int:
-    """Number of new tokens at most: the setting, cut to what the context leaves."""
-    return min(sampling.max_new_tokens, max_model_len - len(request.tokens))
+    """Number of further tokens at most: the setting, cut to what the context leaves."""
+    left = sampling.max_new_tokens - len(request.said)
+    return min(left, max_model_len - len(request.context))
 
 
 def _check_tokens(tokens: Sequence[int], vocab_size: int, where: str) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from actors.placement import RoleResources
-from actors.rollout.engines.protocol import Engine, EngineName
+from actors.rollout.engines.protocol import Engine, EngineName, Reply
 from actors.rollout.requests import (
     EngineFacts,
     Finished,
@@ -128,23 +128,39 @@ class RolloutWorker(Worker):
         stop_token_ids: Sequence[int],
     ) -> Iterator[list[Finished]]:
         """Yield replies as they end; raises `StaleWeightsError` after a failed push."""
-        engine, version = self._usable(), self.version
-        for replies in engine.generate(requests, sampling, stop_token_ids):
-            yield [
-                Finished(
-                    reply.id,
-                    reply.tokens,
-                    reply.behaviour_logprobs,
-                    reply.raw_logprobs,
-                    reply.finish_reason,
-                    version,
-                )
-                for reply in replies
-            ]
+        for replies in self._usable().generate(requests, sampling, stop_token_ids):
+            yield self._finished(replies)
+
+    def advance(
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingSettings,
+        stop_token_ids: Sequence[int],
+        seconds: float,
+    ) -> list[Finished]:
+        """Take requests in, go on with all that are under way; see `Engine.advance`."""
+        return self._finished(self._usable().advance(requests, sampling, stop_token_ids, seconds))
+
+    def interrupt(self) -> list[Finished]:
+        """Drop all that is under way; what was sampled of each."""
+        return self._finished(self._engine().interrupt())
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Raw log-probs of given tokens under the present weights."""
         return self._usable().logprobs(sequences)
+
+    def _finished(self, replies: Sequence[Reply]) -> list[Finished]:
+        return [
+            Finished(
+                reply.id,
+                reply.tokens,
+                reply.behaviour_logprobs,
+                reply.raw_logprobs,
+                reply.finish_reason,
+                [self.version] * len(reply.tokens),
+            )
+            for reply in replies
+        ]
 
     def _engine(self) -> Engine:
         if self.engine is None:

@@ -28,20 +28,23 @@ class Transcript:
 
     def given(self, tokens: Sequence[int]) -> "Transcript":
         """Append tokens that the policy did not choose."""
-        self._extend(tokens, False, NOT_AN_ACTION, [0.0] * len(tokens), [0.0] * len(tokens))
+        version = [NOT_AN_ACTION] * len(tokens)
+        self._extend(tokens, False, version, [0.0] * len(tokens), [0.0] * len(tokens))
         return self
 
     def sampled(
         self,
         tokens: Sequence[int],
-        policy_version: int,
+        policy_version: Sequence[int],
         behaviour_logprobs: Sequence[float],
         raw_logprobs: Sequence[float] | None,
     ) -> "Transcript":
-        """Append the tokens of one reply; raises `ValueError` when the log-probs do not fit."""
-        for values in (behaviour_logprobs, raw_logprobs):
+        """Append the tokens of one reply; raises `ValueError` when versions or log-probs do not
+        fit."""
+        for values in (behaviour_logprobs, raw_logprobs, policy_version):
             if values is not None and len(values) != len(tokens):
-                raise ValueError(f"{len(values)} log-probs for a reply of {len(tokens)} tokens")
+                what = "versions" if values is policy_version else "log-probs"
+                raise ValueError(f"{len(values)} {what} for a reply of {len(tokens)} tokens")
         self._extend(tokens, True, policy_version, behaviour_logprobs, raw_logprobs)
         return self
 
@@ -59,13 +62,13 @@ class Transcript:
         self,
         tokens: Sequence[int],
         is_action: bool,
-        version: int,
+        version: Sequence[int],
         behaviour: Sequence[float],
         raw: Sequence[float] | None,
     ) -> None:
         self._tokens.extend(tokens)
         self._is_action.extend([is_action] * len(tokens))
-        self._version.extend([version] * len(tokens))
+        self._version.extend(version)
         self._behaviour.extend(behaviour)
         # One reply without raw log-probs leaves the whole trajectory without.
         if raw is None or self._raw is None:

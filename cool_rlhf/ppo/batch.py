@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from actors.batch import Experience
@@ -35,11 +36,19 @@ class Batch:
     """Samples to learn from; None: all."""
     resampled: int = 0
     """Replies drawn in the place of others that could not be scored."""
+    policy_version: int = 0
+    """Of the policy that learns from these samples."""
 
     @property
     def learnt(self) -> Experience:
         """What the updates see."""
         return self.experience if self.kept is None else self.experience.select(self.kept)
+
+    @property
+    def staleness(self) -> Tensor:
+        """[tokens]: how many versions older what sampled an action is than what learns from it."""
+        versions = torch.tensor([v for t in self.trajectories for v in t.policy_version])
+        return (self.policy_version - versions) * self.experience.sequences.is_action
 
     @property
     def kl(self) -> Tensor:

@@ -5,6 +5,7 @@ import os
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer
 
@@ -23,6 +24,7 @@ from cool_rlhf.ppo.monitor.health import Health
 from cool_rlhf.ppo.monitor.watch import Watch
 from cool_rlhf.ppo.pretrain_mix import PretrainMix
 from cool_rlhf.ppo.rewards import Rewards
+from cool_rlhf.ppo.sampling.ahead import RolloutsAhead
 from cool_rlhf.ppo.sampling.environment import Environment, build_environment
 from cool_rlhf.ppo.sampling.prompts import PromptSet, read_prompts
 from cool_rlhf.ppo.sampling.rollouts import Rollouts
@@ -175,7 +177,10 @@ def _train(
         environment = None
         if settings.environment is not None:
             environment = stack.enter_context(closing(build_environment(settings.environment)))
-        trainer = _trainer(settings, inputs, run, crew, rewards, environment)
+        rollouts = make_rollouts(settings, inputs, run, crew.rollout, environment)
+        stack.callback(rollouts.close)
+        rollouts.revive, rollouts.restarts = crew.revive_rollout, settings.crew.restarts
+        trainer = _trainer(settings, inputs, run, crew, rewards, rollouts)
         late = trainer.train(stop)
     run.record(engine=crew.rollout.engine, quarantined_prompts=len(inputs.prompts.quarantined))
     moved = [
@@ -199,17 +204,25 @@ def make_rollouts(
     rollout: Rollout | NoEngine,
     environment: Environment | None,
 ) -> Rollouts:
-    """The rollout side of a run."""
-    return Rollouts(
+    """The rollout side of a run; to be closed."""
+    common: dict[str, Any] = {
+        "log": RolloutLog(run.rollouts),
+        "chat": inputs.chat,
+        "sampling": settings.sampling,
+        "samples_per_prompt": settings.batch.samples_per_prompt,
+        "seed": run.seed,
+        "context": settings.crew.rollout.max_model_len,
+        "environment": environment,
+        "references": inputs.references,
+    }
+    if settings.layout.name != "async" or isinstance(rollout, NoEngine):
+        return Rollouts(rollout, **common)
+    return RolloutsAhead(
         rollout=rollout,
-        log=RolloutLog(run.rollouts),
-        chat=inputs.chat,
-        sampling=settings.sampling,
-        samples_per_prompt=settings.batch.samples_per_prompt,
-        seed=run.seed,
-        context=settings.crew.rollout.max_model_len,
-        environment=environment,
-        references=inputs.references,
+        **common,
+        prompts_of=lambda later: inputs.prompts.draw(run.seed, later, settings.batch.prompts),
+        iterations=settings.iterations,
+        max_staleness=settings.layout.max_staleness,
     )
 
 
@@ -219,10 +232,8 @@ def _trainer(
     run: Run,
     crew: Crew,
     rewards: Rewards,
-    environment: Environment | None,
+    rollouts: Rollouts,
 ) -> Trainer:
-    rollouts = make_rollouts(settings, inputs, run, crew.rollout, environment)
-    rollouts.revive, rollouts.restarts = crew.revive_rollout, settings.crew.restarts
     log = rollouts.log
     warmup, kl_control = CriticWarmup(settings.warmup), KLControl(settings.algorithm)
     scale = ScoreScale(settings.algorithm)
@@ -247,7 +258,7 @@ def _trainer(
         pretrain=inputs.pretrain,
         warmup=warmup,
         kl_control=kl_control,
-        guards=Guards(settings.guards),
+        guards=Guards(settings.guards, settings.layout.staleness),
         health=Health(settings.health, run.path),
         watch=Watch(
             settings=settings.hacks,

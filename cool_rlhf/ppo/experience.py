@@ -176,6 +176,7 @@ class ExperienceMaker:
             kl_coef=self.kl_control.coefficient,
             raw_logprobs=policy.raw,
             kept=self._kept(trajectories),
+            policy_version=self.crew.policy_version,
         )
 
     def _kept(self, trajectories: Sequence[Trajectory]) -> tuple[int, ...] | None:

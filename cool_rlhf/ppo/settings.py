@@ -80,12 +80,31 @@ class GuardSettings(Settings):
     )
 
 
+class LayoutSettings(Settings):
+    """What runs at the same time."""
+
+    name: Literal["split", "async"] = Field(
+        "split",
+        description="split: sampling, scoring, learning, one after the other; async: the engines"
+        " sample ahead while the policy learns",
+    )
+    max_staleness: int = Field(
+        1, gt=0, description="async: versions that a token may be older than what learns from it"
+    )
+
+    @property
+    def staleness(self) -> int:
+        """The bound on the age of tokens; 0: on policy."""
+        return self.max_staleness if self.name == "async" else 0
+
+
 class PPORecipe(Settings):
     """How PPO is done, apart from which models and prompts it is done with."""
 
     pretrain: PretrainSettings | None = None
     iterations: int = Field(400, gt=0)
     batch: BatchSettings = BatchSettings()
+    layout: LayoutSettings = LayoutSettings()
     algorithm: AlgorithmSettings = AlgorithmSettings()
     rewards: ComposeSettings = Field(
         ComposeSettings(), description="what counts beside the reward model, per condition"
@@ -150,6 +169,16 @@ class PPORecipe(Settings):
             raise ValueError(
                 f"crew.policy.loss.name {loss} divides by the probabilities sampled from, which"
                 f" sampling.top_p {sampling.top_p} changes: set it to 1, or take another loss"
+            )
+        if self.layout.name == "async" and loss not in IMPORTANCE_SAMPLING:
+            raise ValueError(
+                f"crew.policy.loss.name {loss} takes tokens for the policy's own, but with"
+                " layout.name async older weights sampled some: set it to decoupled (or"
+                " truncated_is) and sampling.top_p to 1"
+            )
+        if self.layout.name == "async" and self.crew.rollout.engine == "hf":
+            raise ValueError(
+                "crew.rollout.engine hf samples batch after batch: layout.name async needs vllm"
             )
         return self
 

@@ -61,7 +61,7 @@ class Trainer:
                 )
                 self.guards.check_updates(updates)
             if train_policy:
-                with clock("push"):
+                with clock("push"), self.rollouts.paused():
                     pushed = self.crew.push_weights(version=self.crew.policy_version + 1)
                 updates |= push_metrics(pushed)
                 self.kl_control.update(float(batch.kl.mean()), len(batch.trajectories))

@@ -16,6 +16,7 @@ from actors.rollout.requests import (
     EngineFacts,
     EngineStartError,
     Request,
+    RolloutError,
     SamplingSettings,
     room_for,
 )
@@ -33,6 +34,11 @@ class _Row:
     tokens: list[int]
     behaviour: list[float]
     raw: list[float]
+
+    @property
+    def spoken(self) -> list[int]:
+        """The whole reply, with what was said of it before."""
+        return [*self.request.said, *self.tokens]
 
     def reply(self, stopped: bool) -> Reply:
         return Reply(
@@ -78,6 +84,20 @@ class HFEngine:
         for start in range(0, len(requests), self.max_num_seqs):
             batch = requests[start : start + self.max_num_seqs]
             yield from self._batch(batch, sampling, set(stop_token_ids))
+
+    def advance(
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingSettings,
+        stop_token_ids: Sequence[int],
+        seconds: float,
+    ) -> list[Reply]:
+        """Refused: a batch is begun and ended as a whole."""
+        raise RolloutError("the HF engine takes no requests while others are under way: use vLLM")
+
+    def interrupt(self) -> list[Reply]:
+        """Nothing is ever under way between two calls."""
+        return []
 
     @torch.inference_mode()
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -126,7 +146,7 @@ class HFEngine:
         rows = [
             _Row(r, room_for(r, sampling, limit), _generator(r.seed), [], [], []) for r in requests
         ]
-        inputs, mask = _left_padded([request.tokens for request in requests])
+        inputs, mask = _left_padded([request.context for request in requests])
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         cache = None
         texts = stop_strings(self.folder, sampling.stop)
@@ -175,8 +195,8 @@ def _extend(
         row.behaviour.append(behaviour[index])
         row.raw.append(raw[index])
         stopped = tokens[index] in stop
-        if texts is not None and len(row.tokens) >= least:
-            stopped = stopped or texts.ended(row.tokens)
+        if texts is not None and len(row.spoken) >= least:
+            stopped = stopped or texts.ended(row.spoken)
         if stopped or len(row.tokens) == row.room:
             ended[index] = stopped
     return ended
@@ -186,7 +206,7 @@ def _too_early(
     rows: list[_Row], min_new_tokens: int, stop_ids: Tensor, vocab_size: int
 ) -> Tensor | None:
     """Mask of stop tokens in the rows that are shorter than the minimum."""
-    early = torch.tensor([len(row.tokens) < min_new_tokens for row in rows])
+    early = torch.tensor([len(row.spoken) < min_new_tokens for row in rows])
     if not early.any():
         return None
     mask = torch.zeros(len(rows), vocab_size, dtype=torch.bool)

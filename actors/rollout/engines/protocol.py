@@ -37,6 +37,23 @@ class Engine(Protocol):
         """Yield replies as they end; what a request draws depends on its own seed alone."""
         ...
 
+    def advance(
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingSettings,
+        stop_token_ids: Sequence[int],
+        seconds: float,
+    ) -> list[Reply]:
+        """Take requests in and go on with all that are under way, until some end or time is up.
+
+        Only engines that are `facts.continuous`; never while a `generate` is under way.
+        """
+        ...
+
+    def interrupt(self) -> list[Reply]:
+        """Drop all that `advance` has under way; what was sampled of each, reason "abort"."""
+        ...
+
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Raw log-prob of each token given those before it, computed afresh; the first is 0."""
         ...

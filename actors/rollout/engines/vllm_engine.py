@@ -1,13 +1,15 @@
 """vLLM in this process, behind the engine protocol."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from actors.rollout.engines.folders import same_model
 from actors.rollout.engines.protocol import Reply
-from actors.rollout.engines.stop_strings import stop_strings
+from actors.rollout.engines.stop_strings import StopStrings, stop_strings
 from actors.rollout.requests import (
     EngineFacts,
     EngineStartError,
@@ -16,6 +18,7 @@ from actors.rollout.requests import (
     room_for,
 )
 from actors.rollout.weights.wire import Manifest, TransferAddress, WeightPushError
+from actors.trajectories import FinishReason
 
 # One process, eager, and the model runner whose sampler we know (the other needs Triton).
 # Passive waiting: OpenMP threads that spin while a neighbour holds their core cost a factor of 20.
@@ -43,6 +46,26 @@ START_ERRORS = (
 )
 
 
+@dataclass
+class _UnderWay:
+    """A reply that vLLM samples."""
+
+    request: Request
+    texts: StopStrings | None
+    least: int
+    output: Any = None
+    """vLLM's newest."""
+
+    def complete(self) -> bool:
+        """Whether a text has ended it."""
+        tokens = list(self.output.token_ids)
+        return (
+            self.texts is not None
+            and len(tokens) >= self.least
+            and self.texts.ended([*self.request.said, *tokens])
+        )
+
+
 class VLLMEngine:
     """Samples with vLLM's in-process engine; the process must have started with `ENVIRONMENT`."""
 
@@ -52,6 +75,7 @@ class VLLMEngine:
         """Raises `EngineStartError` with the first real error."""
         self.folder = folder
         self._calls = 0
+        self._under_way: dict[str, _UnderWay] = {}
         self._address: TransferAddress | None = None
         try:
             self._llm = _start(folder, dtype, max_model_len, max_num_seqs, kv_cache_bytes)
@@ -63,7 +87,7 @@ class VLLMEngine:
         except START_ERRORS as error:
             raise EngineStartError(f"vLLM cannot start with {folder}: {_first(error)}") from error
         vocab_size = self._llm.model_config.get_vocab_size()
-        self.facts = EngineFacts("vllm", dtype, vocab_size, max_model_len)
+        self.facts = EngineFacts("vllm", dtype, vocab_size, max_model_len, continuous=True)
 
     def generate(
         self,
@@ -72,40 +96,37 @@ class VLLMEngine:
         stop_token_ids: Sequence[int],
     ) -> Iterator[list[Reply]]:
         """Yield replies step by step as they end; closing the iterator aborts the rest."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        texts = stop_strings(self.folder, sampling.stop)
         # Only where texts are looked for must every token come as it is sampled.
-        kind = RequestOutputKind.FINAL_ONLY if texts is None else RequestOutputKind.CUMULATIVE
-        names = {}
-        for request in requests:
-            room = room_for(request, sampling, self.facts.max_model_len)
-            params = SamplingParams(
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                max_tokens=room,
-                min_tokens=min(sampling.min_new_tokens, room),
-                stop_token_ids=list(stop_token_ids),
-                ignore_eos=True,
-                seed=request.seed,
-                logprobs=1,
-                flat_logprobs=True,
-                detokenize=False,
-                output_kind=kind,
-            )
-            names[self._add(request.tokens, params)] = request.id
+        begun = self._begin(requests, sampling, stop_token_ids, every_token=bool(sampling.stop))
+        try:
+            while begun:
+                if ended := self._step(begun):
+                    yield ended
+        finally:
+            self._abort(begun)
 
-        def complete(output: Any) -> bool:
-            tokens = output.outputs[0].token_ids
-            return (
-                texts is not None
-                and len(tokens) >= sampling.min_new_tokens
-                and texts.ended(list(tokens))
-            )
+    def advance(
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingSettings,
+        stop_token_ids: Sequence[int],
+        seconds: float,
+    ) -> list[Reply]:
+        """Take requests in and go on with all that are under way, until some end or time is up."""
+        until = monotonic() + seconds
+        # Every token, so that nothing is lost where they are interrupted.
+        begun = self._begin(requests, sampling, stop_token_ids, every_token=True)
+        self._under_way.update(begun)
+        while self._under_way:
+            if (ended := self._step(self._under_way)) or monotonic() >= until:
+                return ended
+        return []
 
-        for outputs in self._steps(set(names), complete):
-            yield [self._reply(names[output.request_id], output.outputs[0]) for output in outputs]
+    def interrupt(self) -> list[Reply]:
+        """Drop all that `advance` has under way; what was sampled of each, reason "abort"."""
+        replies = [self._reply(one, "abort") for one in self._under_way.values()]
+        self._abort(self._under_way)
+        return replies
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Raw log-probs of given tokens; vLLM computes prompts afresh when these are asked."""
@@ -121,10 +142,11 @@ class VLLMEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         names = [self._add(sequence, params.clone()) for sequence in sequences]
-        found = {}
-        for outputs in self._steps(set(names)):
-            for output in outputs:
-                found[output.request_id] = [0.0, *output.prompt_logprobs.logprobs]
+        found: dict[str, list[float]] = {}
+        while len(found) < len(names):
+            for output in self._llm.llm_engine.step():
+                if output.finished:
+                    found[output.request_id] = [0.0, *output.prompt_logprobs.logprobs]
         return [found[name] for name in names]
 
     def fits(self, folder: Path) -> bool:
@@ -164,34 +186,72 @@ class VLLMEngine:
         self._llm.llm_engine.add_request(name, {"prompt_token_ids": list(tokens)}, params)
         return name
 
-    def _steps(
-        self, waiting: set[str], complete: Callable[[Any], bool] = lambda _: False
-    ) -> Iterator[list[Any]]:
-        """Outputs as they end, by themselves or because they are `complete`."""
-        engine = self._llm.llm_engine
-        try:
-            while waiting:
-                outputs = [o for o in engine.step() if o.request_id in waiting]
-                ended = [output for output in outputs if output.finished or complete(output)]
-                waiting -= {output.request_id for output in ended}
-                cut = [output.request_id for output in ended if not output.finished]
-                if cut:
-                    engine.abort_request(cut)
-                if ended:
-                    yield ended
-        finally:
-            if waiting:
-                engine.abort_request(sorted(waiting))
+    def _begin(
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingSettings,
+        stop_token_ids: Sequence[int],
+        *,
+        every_token: bool,
+    ) -> dict[str, _UnderWay]:
+        """Hand requests to vLLM; by the names that it knows them by."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
-    def _reply(self, name: str, output: Any) -> Reply:
-        logprobs = output.logprobs.logprobs
+        texts = stop_strings(self.folder, sampling.stop)
+        kind = RequestOutputKind.CUMULATIVE if every_token else RequestOutputKind.FINAL_ONLY
+        begun = {}
+        for request in requests:
+            room = room_for(request, sampling, self.facts.max_model_len)
+            least = max(sampling.min_new_tokens - len(request.said), 0)
+            params = SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=room,
+                min_tokens=min(least, room),
+                stop_token_ids=list(stop_token_ids),
+                ignore_eos=True,
+                seed=request.seed,
+                logprobs=1,
+                flat_logprobs=True,
+                detokenize=False,
+                output_kind=kind,
+            )
+            begun[self._add(request.context, params)] = _UnderWay(request, texts, least)
+        return begun
+
+    def _step(self, under_way: dict[str, _UnderWay]) -> list[Reply]:
+        """One step of vLLM; the replies that end with it leave `under_way`."""
+        ended, cut = [], []
+        for output in self._llm.llm_engine.step():
+            one = under_way.get(output.request_id)
+            if one is None:
+                continue
+            one.output = output.outputs[0]
+            if output.finished or one.complete():
+                ended.append(self._reply(one, one.output.finish_reason or "stop"))
+                del under_way[output.request_id]
+                if not output.finished:
+                    cut.append(output.request_id)
+        if cut:
+            self._llm.llm_engine.abort_request(cut)
+        return ended
+
+    def _abort(self, under_way: dict[str, _UnderWay]) -> None:
+        if under_way:
+            self._llm.llm_engine.abort_request(sorted(under_way))
+            under_way.clear()
+
+    def _reply(self, one: _UnderWay, reason: FinishReason) -> Reply:
+        if one.output is None:
+            return Reply(one.request.id, [], [], [] if self._has_raw else None, reason)
+        logprobs = one.output.logprobs.logprobs
         return Reply(
-            name,
-            list(output.token_ids),
+            one.request.id,
+            list(one.output.token_ids),
             logprobs[0::2],
             logprobs[1::2] if self._has_raw else None,
-            # Without one it was ended here, by a text.
-            output.finish_reason or "stop",
+            reason,
         )
 
     def _on_worker(self, function: Any) -> list[Any]:

@@ -19,13 +19,22 @@ class Guards:
     """Checks of one run. The NaN gates sit in the actors, before weights change."""
 
     settings: GuardSettings
+    max_staleness: int = 0
+    """Versions that a token may be older than the policy that learns from it."""
 
     def check_batch(self, batch: Batch) -> None:
-        """Engine and trainer agree on the tokens' log-probs.
+        """The tokens are young enough, and engine and trainer agree on their log-probs.
 
-        Raises GuardError with the worst sample when the mean gap is beyond
+        Raises GuardError with the oldest sample, or with the worst one when the mean gap is beyond
         `guards.logprob_gap`.
         """
+        oldest = batch.grid.gather(batch.staleness).max(1).values
+        if oldest.max() > self.max_staleness:
+            raise GuardError(
+                f"sample {batch.trajectories[int(oldest.argmax())].id} has tokens that are"
+                f" {int(oldest.max())} versions of the policy old, more than {self.max_staleness}:"
+                " the log or the engine is of another state of the run"
+            )
         gap = logprob_gap(batch)
         if gap is not None and gap > self.settings.logprob_gap:
             raise GuardError(
@@ -51,13 +60,17 @@ class Guards:
 
 
 def logprob_gap(batch: Batch) -> float | None:
-    """Mean |engine's raw log-prob − trainer's| over action tokens; None if the engine gave none."""
-    if any(t.raw_logprobs is None for t in batch.trajectories):
+    """Mean |engine's raw log-prob − trainer's| over actions that the present weights sampled.
+
+    None if there are none, or the engine gave no log-probs.
+    """
+    fresh = batch.experience.sequences.is_action & (batch.staleness == 0)
+    if not fresh.any() or any(t.raw_logprobs is None for t in batch.trajectories):
         return None
-    return float(batch.grid.gather(_gaps(batch))[batch.grid.valid].mean())
+    return float(_gaps(batch)[fresh].mean())
 
 
 def _gaps(batch: Batch) -> torch.Tensor:
     own = batch.experience.old_logprobs if batch.raw_logprobs is None else batch.raw_logprobs
     engine = torch.tensor([p for t in batch.trajectories for p in t.raw_logprobs or ()])
-    return (engine - own).abs()
+    return (engine - own).abs() * (batch.staleness == 0)

@@ -47,6 +47,7 @@ def iteration_metrics(
     actions = batch.grid.valid.sum(1).float()
     entropy = batch.grid.gather(batch.entropy)[batch.grid.valid]
     rewards = batch.grid.gather(batch.rewards).sum(1)
+    staleness = batch.grid.gather(batch.staleness)[batch.grid.valid].float()
     stopped = sum(t.finish_reason == "stop" for t in batch.trajectories)
     tokens = len(batch.experience.sequences.tokens)
     metrics = {
@@ -60,6 +61,8 @@ def iteration_metrics(
         "rollout/reply_tokens": float(actions.mean()),
         "rollout/stopped_share": stopped / len(batch.trajectories),
         "rollout/resampled": float(batch.resampled),
+        "rollout/staleness": float(staleness.mean()),
+        "rollout/staleness_max": float(staleness.max()),
         "warmup/critic_only": 0.0 if warmup.open else 1.0,
         "guard/logprob_gap": logprob_gap(batch) or 0.0,
     }

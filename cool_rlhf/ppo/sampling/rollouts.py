@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from actors.rollout import Rollout, SamplingSettings
@@ -15,6 +16,9 @@ from pretrain_core.chat import PolicyChat
 from pretrain_core.errors import RunFailed
 
 logger = logging.getLogger(__name__)
+
+Wanted = dict[str, tuple[Prompt, int]]
+"""Samples by their ids: the prompt, and the how many-th reply to it."""
 
 
 def give_up(failure: RunFailed) -> None:
@@ -44,7 +48,17 @@ class Rollouts:
 
     def collect(self, iteration: int, prompts: Sequence[Prompt]) -> list[Trajectory]:
         """One trajectory per (prompt, sample), in that order, whatever order they ended in."""
-        wanted: dict[str, tuple[Prompt, int]] = {}
+        return self._sampled(iteration, self._wanted(iteration, prompts))
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Nothing is sampled inside, so weights may change."""
+        return nullcontext()
+
+    def close(self) -> None:
+        """End what samples beside the caller: here, nothing does."""
+
+    def _wanted(self, iteration: int, prompts: Sequence[Prompt]) -> Wanted:
+        wanted: Wanted = {}
         asked: Counter[str] = Counter()
         for prompt in prompts:
             # Where one pass over the prompts ends and the next begins, a prompt may come twice.
@@ -52,13 +66,13 @@ class Rollouts:
                 sample = asked[prompt.id]
                 wanted[f"{iteration}/{prompt.id}/{sample}"] = (prompt, sample)
                 asked[prompt.id] += 1
-        return self._sampled(iteration, wanted)
+        return wanted
 
     def again(
         self, iteration: int, trajectories: Sequence[Trajectory], refused: Mapping[str, str]
     ) -> list[Trajectory]:
         """The same batch with another reply in the place of each refused one (id → reason)."""
-        wanted: dict[str, tuple[Prompt, int]] = {}
+        wanted: Wanted = {}
         for old in trajectories:
             if old.id in refused:
                 logger.warning("%s is sampled again: %s", old.id, refused[old.id])
@@ -66,16 +80,10 @@ class Rollouts:
         fresh = iter(self._sampled(iteration, wanted))
         return [next(fresh) if t.id in refused else t for t in trajectories]
 
-    def _sampled(
-        self, iteration: int, wanted: Mapping[str, tuple[Prompt, int]]
-    ) -> list[Trajectory]:
+    def _sampled(self, iteration: int, wanted: Wanted) -> list[Trajectory]:
         """What the log has of the wanted ids, and the rest from the engine."""
         done = self.log.read(iteration)
-        talking = [
-            Conversation(name, iteration, sample, prompt, self.seed)
-            for name, (prompt, sample) in wanted.items()
-            if name not in done
-        ]
+        talking = self._begun(iteration, wanted, done)
         while talking:
             answered: list[Conversation] = []
             for conversation in self._replied(talking):
@@ -92,6 +100,15 @@ class Rollouts:
                 else:
                     self._finish(conversation, done)
         return [done[name] for name in wanted]
+
+    def _begun(
+        self, iteration: int, wanted: Wanted, done: Mapping[str, Trajectory]
+    ) -> list[Conversation]:
+        return [
+            Conversation(name, iteration, sample, prompt, self.seed)
+            for name, (prompt, sample) in wanted.items()
+            if name not in done
+        ]
 
     def _replied(self, talking: Sequence[Conversation]) -> Iterator[Conversation]:
         """The conversations as each gets its next reply."""

@@ -1,6 +1,7 @@
 """Tiny models, requests, and a stand-in for the policy that only has weights."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from actors.forward import LogprobResult
 from actors.group import Group, Pending
 from actors.placement import RoleResources
 from actors.rollout import Rollout
-from actors.rollout.requests import Request, SamplingSettings
+from actors.rollout.requests import Finished, Request, SamplingSettings
 from actors.rollout.weights.wire import Manifest, TransferAddress, WeightSender
 from actors.rollout.worker import RolloutWorker
 from actors.worker import Worker
@@ -172,3 +173,50 @@ def cut_after(tokens: list[int], text: str, tokenizer: PreTrainedTokenizerFast) 
         if text in tokenizer.decode(tokens[:end], clean_up_tokenization_spaces=False):
             return tokens[:end]
     return tokens
+
+
+class ScriptedReplica(Worker):
+    """Says its rank four times in each reply, a token of every reply at a time."""
+
+    version = 0
+
+    def __init__(self, *place: Any) -> None:
+        super().__init__(*place)
+        self.under_way: dict[str, tuple[Request, int]] = {}
+        self.left = 0
+        self.asked: list[Request] = []
+
+    def allow(self, tokens: int) -> None:
+        """Say so many more of each reply, then wait."""
+        self.left = tokens
+
+    def allowed(self) -> int:
+        return self.left
+
+    def load(self, version: int) -> None:
+        self.version = version
+
+    def told(self) -> list[Request]:
+        return self.asked
+
+    def advance(self, requests: Sequence[Request], *_: Any) -> list[Finished]:
+        self.asked += requests
+        self.under_way |= {request.id: (request, 0) for request in requests}
+        if not self.left:
+            time.sleep(0.005)
+            return []
+        self.left -= 1
+        self.under_way = {name: (r, n + 1) for name, (r, n) in self.under_way.items()}
+        ended = [self._said(r, n, "stop") for r, n in self.under_way.values() if n == 4]
+        for reply in ended:
+            del self.under_way[reply.id]
+        return ended
+
+    def interrupt(self) -> list[Finished]:
+        cut = [self._said(r, n, "abort") for r, n in self.under_way.values()]
+        self.under_way.clear()
+        return cut
+
+    def _said(self, request: Request, count: int, reason: Any) -> Finished:
+        tokens = [self.place.rank] * count
+        return Finished(request.id, tokens, [-1.0] * count, None, reason, [self.version] * count)

@@ -1,6 +1,7 @@
 """Real vLLM in Ray actors: sampling, weight pushes, the probe, and what happens without vLLM."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from actors.rollout.engines.hf_engine import HFEngine
 from actors.rollout.engines.sampling import nucleus
 from actors.rollout.engines.vllm_engine import CPU_BATCH_TOKENS
 from actors.rollout.requests import EngineStartError, RequestError, SamplingSettings
+from actors.rollout.stream import RolloutStream
 from actors.rollout.weights.probe import PROBE_SAMPLING, check_probe, probe_batch, probe_requests
 from tests.actors.rollout.support import (
     CONTEXT,
@@ -73,7 +75,7 @@ def test_replies_are_complete_and_seeded(rollout: Rollout, untied: tuple[Path, P
         assert WARM.min_new_tokens < len(reply.tokens) <= WARM.max_new_tokens
         assert not set(reply.tokens[:-1]) & set(stop)
         assert (reply.tokens[-1] in stop) == (reply.finish_reason == "stop")
-        assert reply.policy_version == 0
+        assert reply.policy_version == [0] * len(reply.tokens)
     assert tokens_of(sampled(rollout, WARM, stop=stop)) == tokens_of(replies)
     alone = requests(12)[5:6]
     assert sampled(rollout, WARM, alone, stop)["r5"].tokens == replies["r5"].tokens
@@ -146,13 +148,57 @@ def test_a_push_changes_replies_to_those_of_a_fresh_engine(
     replies = sampled(rollout, GREEDY)
     # The prompts are the same as before: in r1 a stale prefix cache would show.
     assert tokens_of(replies) == greedy_of(untied[1])
-    assert {reply.policy_version for reply in replies.values()} == {1}
+    assert {v for reply in replies.values() for v in reply.policy_version} == {1}
     assert report.version == rollout.version == 1
     assert report.buckets == 1
     assert report.probe is not None
     again = push(holder, rollout, version=2)
     assert (again.checksum, again.bytes) == (report.checksum, report.bytes)
     rollout.load(untied[0], version=3)
+    assert tokens_of(sampled(rollout, GREEDY)) == greedy_of(untied[0])
+
+
+def test_replies_that_a_push_cuts_go_on_under_the_new_weights(
+    rollout: ForgetfulRollout,
+    holder: HolderPolicy,
+    untied: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each token is the greedy one of the weights that its version names, its log-probs theirs."""
+    # A token at a time, so that the push comes before the next replies end.
+    monkeypatch.setattr("actors.rollout.stream.SLICE_S", 0)
+    stop = tuple(range(0, 512, 16))
+    sampling = GREEDY.model_copy(update={"max_new_tokens": 40})
+    whole = tokens_of(sampled(rollout, sampling, stop=stop))
+    holder.hold(untied[1])
+    stream = RolloutStream(rollout, sampling, stop)
+    stream.submit(requests(12))
+    replies = {reply.id: reply for reply in [stream.take()]}
+    with stream.paused():
+        push(holder, rollout, version=1)
+    replies |= {reply.id: reply for reply in (stream.take() for _ in range(11))}
+    stream.close()
+    old = {name: reply.policy_version.count(0) for name, reply in replies.items()}
+    cut = {name for name, reply in replies.items() if 0 < old[name] < len(reply.tokens)}
+    assert len(cut) > 3
+    for name, reply in replies.items():
+        assert reply.policy_version == sorted(reply.policy_version)
+        assert reply.tokens[: old[name]] == whole[name][: old[name]]
+        assert (reply.tokens[-1] in stop) == (reply.finish_reason == "stop")
+        assert not set(reply.tokens[:-1][sampling.min_new_tokens :]) & set(stop)
+    engines = [HFEngine(folder, "float32", CONTEXT, 1) for folder in untied]
+    for request in (r for r in requests(12) if r.id in cut):
+        reply = replies[request.id]
+        tokens = [*request.tokens, *reply.tokens]
+        rows = [engine.logprobs([tokens])[0][len(request.tokens) :] for engine in engines]
+        theirs = [rows[v][at] for at, v in enumerate(reply.policy_version)]
+        assert reply.raw_logprobs == pytest.approx(theirs, abs=1e-4)
+        rest = replace(request, said=reply.tokens[: old[request.id]])
+        batches = engines[1].generate([rest], sampling, stop)
+        assert [t for batch in batches for r in batch for t in r.tokens] == reply.tokens[
+            old[request.id] :
+        ]
+    rollout.load(untied[0], version=2)
     assert tokens_of(sampled(rollout, GREEDY)) == greedy_of(untied[0])
 
 

@@ -15,7 +15,7 @@ MESSAGES = (Message(role="user", content="hi"), Message(role="assistant", conten
 
 
 def sample(index: int, iteration: int = 0) -> Trajectory:
-    per_token = Transcript().given([1, 2]).sampled([3, index], 0, [-0.1, -0.2], None)
+    per_token = Transcript().given([1, 2]).sampled([3, index], [0, 0], [-0.1, -0.2], None)
     return Trajectory(
         id=f"{iteration}-{index}",
         iteration=iteration,

@@ -16,7 +16,7 @@ TOOL = Message(role="environment", content="4")
 
 
 def fields(**changes: Any) -> dict[str, Any]:
-    per_token = Transcript().given([5, 6, 7]).sampled([8, 9], 3, [-0.5, -0.1], [-0.7, -0.2])
+    per_token = Transcript().given([5, 6, 7]).sampled([8, 9], [3, 3], [-0.5, -0.1], [-0.7, -0.2])
     return {
         "id": "0-p-0",
         "iteration": 0,
@@ -73,9 +73,9 @@ def tool_turns() -> dict[str, Any]:
     per_token = (
         Transcript()
         .given([1, 2])
-        .sampled([3, 4], 0, [-1.0, -1.0], None)
+        .sampled([3, 4], [0, 0], [-1.0, -1.0], None)
         .given([5, 6, 7])
-        .sampled([8], 1, [-2.0], [-2.0])
+        .sampled([8], [1], [-2.0], [-2.0])
         .per_token()
     )
     return fields(messages=(*ASK, REPLY, TOOL, REPLY), given_messages=2, **per_token)
@@ -97,7 +97,7 @@ def test_environment_tokens_are_never_actions() -> None:
 
 
 def test_an_aborted_turn_may_be_empty_but_no_other() -> None:
-    empty = Transcript().given([1, 2]).sampled([], 0, [], []).per_token()
+    empty = Transcript().given([1, 2]).sampled([], [], [], []).per_token()
     assert Trajectory(**fields(finish_reason="abort", **empty)).reply_tokens == []
     with pytest.raises(ValidationError, match="0 runs of action tokens"):
         Trajectory(**fields(finish_reason="length", **empty))
@@ -105,7 +105,7 @@ def test_an_aborted_turn_may_be_empty_but_no_other() -> None:
 
 def test_logprobs_that_do_not_fit_the_reply_are_refused() -> None:
     with pytest.raises(ValueError, match="1 log-probs for a reply of 2 tokens"):
-        Transcript().given([1]).sampled([2, 3], 0, [-1.0], None)
+        Transcript().given([1]).sampled([2, 3], [0, 0], [-1.0], None)
 
 
 @given(
@@ -113,6 +113,7 @@ def test_logprobs_that_do_not_fit_the_reply_are_refused() -> None:
     st.lists(st.floats(-50, 0), min_size=1, max_size=8),
 )
 def test_json_round_trips_exactly(prompt: list[int], logprobs: list[float]) -> None:
-    per_token = Transcript().given(prompt).sampled([1] * len(logprobs), 2, logprobs, logprobs)
-    trajectory = Trajectory(**fields(**per_token.per_token()))
+    versions = [2] * len(logprobs)
+    sampled = Transcript().given(prompt).sampled(versions, versions, logprobs, logprobs)
+    trajectory = Trajectory(**fields(**sampled.per_token()))
     assert Trajectory.model_validate_json(trajectory.model_dump_json()) == trajectory

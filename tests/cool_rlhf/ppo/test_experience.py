@@ -50,6 +50,7 @@ class PickyCrew:
     def __init__(self, refusals: int, has_critic: bool) -> None:
         self.refusals = refusals
         self.temperatures: list[float] = []
+        self.policy_version = 0
         self.policy = self.reference = SimpleNamespace(logprobs=self.logprobs)
         self.critic = SimpleNamespace(values=self.values) if has_critic else None
         self.scorer = SimpleNamespace(score=self.score)

@@ -56,7 +56,7 @@ class Babbling:
             draw = rng(0, "babble", sample=request.seed)
             tokens = draw.integers(10, 500, size=int(draw.integers(2, 24))).tolist()
             unknown = [-1.0] * len(tokens)
-            yield Finished(request.id, tokens, unknown, None, "stop", 0)
+            yield Finished(request.id, tokens, unknown, None, "stop", [0] * len(tokens))
 
 
 def score(samples: Sequence[Any], conditions: Sequence[str], names: Sequence[str]) -> Answered:

@@ -1,6 +1,7 @@
 """The loop without Ray: an alarm stops it after a checkpoint, and a resumed run logs the same."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -58,6 +59,9 @@ class ScriptedRollouts:
 
     def __init__(self, log: RolloutLog, backwards: bool) -> None:
         self.log, self.backwards = log, backwards
+
+    def paused(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def collect(self, iteration: int, prompts: Sequence[str]) -> list[Trajectory]:
         if not self.log.read(iteration):

@@ -12,7 +12,9 @@ from actors.rollout.weights.wire import WeightPushError
 def drawn_batch(version: int) -> Sequences:
     """The batch of a version, each reply the token 7 sixteen times, finished in another order."""
     requests = probe_requests(512, version)
-    replies = [Finished(r.id, [7] * 16, [-1.0] * 16, None, "length", version) for r in requests]
+    replies = [
+        Finished(r.id, [7] * 16, [-1.0] * 16, None, "length", [version] * 16) for r in requests
+    ]
     return probe_batch(requests, replies[::-1])
 
 

@@ -108,7 +108,7 @@ def test_openrlhf_replies_lose_their_end(tmp_path: Path) -> None:
 def test_run_reads_our_rollout_log(tmp_path: Path) -> None:
     log = RolloutLog(tmp_path / "rollouts")
     for iteration in (0, 1, 2):
-        per_token = Transcript().given([1, 2]).sampled([3, 4], iteration, [-0.1, -0.2], None)
+        per_token = Transcript().given([1, 2]).sampled([3, 4], [iteration] * 2, [-0.1, -0.2], None)
         reply = Message(role="assistant", content=f"So {iteration}.")
         log.append(
             Trajectory(

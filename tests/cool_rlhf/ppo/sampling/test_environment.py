@@ -1,6 +1,6 @@
 """Tools and simulated users: what they answer, what is refused, and conversations of many turns."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,20 +12,18 @@ from actors.trajectories import RolloutLog
 from cool_rlhf.ppo.sampling.environment import (
     EnvironmentFailed,
     FunctionEnvironment,
-    FunctionEnvironmentSettings,
     Interpreter,
     InterpreterSettings,
     Talk,
-    build_environment,
 )
 from cool_rlhf.ppo.sampling.prompts import Prompt
 from cool_rlhf.ppo.sampling.rollouts import Rollouts
 from cool_rlhf.ppo.settings import PPORecipe
 from pretrain_core.chat import Message, PolicyChat
 from pretrain_core.chat.message import INTERPRETER, Action
+from tests.cool_rlhf.ppo.sampling.conftest import Make
 
 ASKED = Message(role="user", content="2+2?")
-Make = Callable[[str], FunctionEnvironment]
 COUNTS_TURNS = """
 def environment(conversations, condition, reference):
     assert condition == ["helpful"] * len(conversations)
@@ -41,22 +39,6 @@ def calling(*programs: str) -> Talk:
     actions = tuple(Action(tool="interpreter", content=program) for program in programs)
     reply = Message(role="assistant", content="Let me see.", actions=actions)
     return Talk("t", [ASKED, reply], "helpful")
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
-    made = []
-
-    def build(source: str) -> FunctionEnvironment:
-        file = tmp_path / "world.py"
-        file.write_text(source)
-        settings = FunctionEnvironmentSettings(file=file, max_turns=3)
-        made.append(cast(FunctionEnvironment, build_environment(settings)))
-        return made[-1]
-
-    yield build
-    for environment in made:
-        environment.close()
 
 
 def test_the_interpreter_runs_calls_in_the_sandbox_and_says_what_they_printed() -> None:
@@ -118,7 +100,7 @@ class Echo:
         for request in reversed(requests):
             tokens = [300 + len(request.tokens) % 50, 301, self.stop]
             reason = "length" if self.cut else "stop"
-            yield Finished(request.id, tokens, [-1.0] * 3, [-0.5] * 3, reason, 4)
+            yield Finished(request.id, tokens, [-1.0] * 3, [-0.5] * 3, reason, [4] * 3)
 
 
 def rollouts(

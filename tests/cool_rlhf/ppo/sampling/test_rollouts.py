@@ -30,7 +30,7 @@ class CountingEngine:
         for index, request in enumerate(reversed(requests)):
             if index == self.survive:
                 raise ConnectionError("the engine died")
-            yield Finished(request.id, [300, 5], [-1.0, -1.0], [-1.0, -1.0], "stop", 0)
+            yield Finished(request.id, [300, 5], [-1.0, -1.0], [-1.0, -1.0], "stop", [0, 0])
 
 
 @pytest.fixture
