@@ -60,6 +60,16 @@ class Sequences:
             torch.tensor(actions, dtype=torch.bool),
         )
 
+    @classmethod
+    def join(cls, parts: Sequence["Sequences"]) -> "Sequences":
+        """All of them, one after the other."""
+        lengths = torch.cat([torch.zeros(1, dtype=torch.int64), *(part.lengths for part in parts)])
+        return cls(
+            torch.cat([part.tokens for part in parts]),
+            lengths.cumsum(0),
+            torch.cat([part.is_action for part in parts]),
+        )
+
     @property
     def n(self) -> int:
         """Number of sequences."""
@@ -116,6 +126,16 @@ class Experience:
         named = (field.name for field in fields(self))
         return {name: getattr(self, name) for name in named if name not in ("ids", "sequences")}
 
+    @classmethod
+    def join(cls, parts: Sequence["Experience"]) -> "Experience":
+        """All of them, one after the other; each array is in all parts or in none."""
+        arrays: dict[str, Any] = {}
+        for name in parts[0]._per_token():
+            values = [getattr(part, name) for part in parts]
+            arrays[name] = None if values[0] is None else torch.cat(values)
+        ids = tuple(name for part in parts for name in part.ids)
+        return cls(ids, Sequences.join([part.sequences for part in parts]), **arrays)
+
     def select(self, indices: Sequence[int]) -> "Experience":
         """The named samples, in that order."""
         at = self.sequences.positions(indices)
@@ -136,13 +156,14 @@ class Totals:
     pretrain_tokens: int = 0
 
     @classmethod
-    def of(cls, samples: Sequences, text: Sequences | None = None) -> "Totals":
+    def of(cls, *samples: Sequences, text: Sequences | None = None) -> "Totals":
         """Those of a step on all of these samples, and pre-training windows."""
-        return cls(samples.actions, samples.n, 0 if text is None else text.actions)
+        actions = sum(part.actions for part in samples)
+        return cls(actions, sum(part.n for part in samples), 0 if text is None else text.actions)
 
     def check(self, samples: Sequences, text: Sequences | None = None) -> None:
         """Raises BatchError when they do not cover a part of the step."""
-        part = Totals.of(samples, text)
+        part = Totals.of(samples, text=text)
         if any(getattr(part, field.name) > getattr(self, field.name) for field in fields(self)):
             raise BatchError(f"{self} is less than what the batch itself holds: {part}")
 

@@ -16,7 +16,7 @@ from actors.forward import forward
 from actors.group import Group, Pending, done
 from actors.losses import Stats, add_stats, value_loss, with_explained_variance
 from actors.placement import Placement, RoleResources
-from actors.training import MicroBatch, optimiser_step
+from actors.training import Gradient, MicroBatch
 from actors.worker import Rank, Worker
 from pretrain_core.draws import seed_of
 
@@ -88,6 +88,7 @@ class CriticWorker(Worker):
         self.micro_batch_tokens = micro_batch_tokens
         model = value_model(folder)
         self.engine: Engine = DeepSpeedEngine(model, model.value_head, optim, self.settings.engine)
+        self.gradient = Gradient(self.engine)
         if state is not None:
             self.engine.load_state(state)
 
@@ -97,13 +98,20 @@ class CriticWorker(Worker):
         (values,) = forward(self.engine, heads, batch, self.micro_batch_tokens)
         return values
 
+    def accumulate(self, experience: Experience, totals: Totals) -> None:
+        """A part of the next `update`."""
+        self.gradient.add(self._parts(experience, totals))
+
     def update(self, experience: Experience, totals: Totals) -> tuple[Stats, float]:
         """One optimiser step on Σ ½·(V − R)² / N: (stats, gradient norm)."""
+        return self.gradient.step(self._parts(experience, totals))
+
+    def _parts(self, experience: Experience, totals: Totals) -> list[MicroBatch]:
         parts = []
         for indices in micro_batches(experience.sequences.lengths, self.micro_batch_tokens):
             samples = experience.select(indices)
             parts.append(MicroBatch(samples.ids, partial(self._loss, samples, totals.actions)))
-        return optimiser_step(self.engine, parts)
+        return parts
 
     def _loss(self, samples: Experience, denominator: int) -> tuple[Tensor, Stats]:
         values = self.engine.outputs(samples.sequences)
@@ -158,22 +166,28 @@ class Critic:
         pending, join = self.group.deal("values", batch)
         return pending.then(join)
 
+    def accumulate(self, experience: Experience, totals: Totals) -> Pending[None]:
+        """Samples of the next `update` that are there before its others; `totals` are its own."""
+        return self.group.scatter("accumulate", self._shards(experience, totals)).then(done)
+
     def update(self, experience: Experience, totals: Totals) -> Pending[dict[str, float]]:
-        """One optimiser step on all ranks.
+        """One optimiser step on all ranks, on these samples and all accumulated before them.
 
         Raises BatchError when the totals do not cover the batch; NonFiniteError (as the cause of
         ActorFailed) before weights change.
         """
-        totals.check(experience.sequences)
-        shares = partition(experience.sequences.lengths, self.group.world_size)
-        shards = [(experience.select(share), totals) for share in shares]
         lr = self.optim.lr
 
         def join(parts: list[tuple[Stats, float]]) -> dict[str, float]:
             stats = with_explained_variance(add_stats(part for part, _ in parts))
             return stats | {"critic/grad_norm": parts[0][1], "critic/lr": lr}
 
-        return self.group.scatter("update", shards).then(join)
+        return self.group.scatter("update", self._shards(experience, totals)).then(join)
+
+    def _shards(self, experience: Experience, totals: Totals) -> list[tuple[Experience, Totals]]:
+        totals.check(experience.sequences)
+        shares = partition(experience.sequences.lengths, self.group.world_size)
+        return [(experience.select(share), totals) for share in shares]
 
     def save_state(self, folder: Path) -> Pending[None]:
         """Write the training state; `load(state=folder)` goes on bit for bit."""

@@ -33,7 +33,7 @@ from actors.losses import (
     token_shares,
 )
 from actors.placement import Placement, RoleResources
-from actors.training import MicroBatch, optimiser_step
+from actors.training import Gradient, MicroBatch
 from actors.worker import Rank, Worker
 from pretrain_core.draws import seed_of
 from pretrain_core.model.logprobs import logprobs_of
@@ -93,6 +93,7 @@ class PolicyWorker(Worker):
         self.engine: Engine = DeepSpeedEngine(
             model, model.get_output_embeddings(), optim, self.settings.engine
         )
+        self.gradient = Gradient(self.engine)
         if state is not None:
             self.engine.load_state(state)
         return self.engine.products
@@ -104,10 +105,19 @@ class PolicyWorker(Worker):
             heads.append(logprob_head(1.0))
         return LogprobResult(*forward(self.engine, heads, batch, self.micro_batch_tokens))
 
+    def accumulate(self, experience: Experience, totals: Totals, temperature: float) -> None:
+        """A part of the next `update`."""
+        self.gradient.add(self._parts(experience, None, totals, temperature))
+
     def update(
         self, experience: Experience, text: Sequences | None, totals: Totals, temperature: float
     ) -> tuple[Stats, float]:
         """One step on Σ_ppo / N_ppo + ptx_coef · Σ_ptx / N_ptx: (stats, gradient norm)."""
+        return self.gradient.step(self._parts(experience, text, totals, temperature))
+
+    def _parts(
+        self, experience: Experience, text: Sequences | None, totals: Totals, temperature: float
+    ) -> list[MicroBatch]:
         limit = self.micro_batch_tokens
         parts = []
         for indices in micro_batches(experience.sequences.lengths, limit):
@@ -118,7 +128,7 @@ class PolicyWorker(Worker):
                 names = tuple(f"pretrain[{index}]" for index in indices)
                 loss = partial(self._pretrain, text.select(indices), totals.pretrain_tokens)
                 parts.append(MicroBatch(names, loss))
-        return optimiser_step(self.engine, parts)
+        return parts
 
     def _ppo(self, samples: Experience, totals: Totals, temperature: float) -> tuple[Tensor, Stats]:
         logits = tempered(self.engine.outputs(samples.sequences), temperature)
@@ -237,6 +247,14 @@ class Policy:
 
         return pending.then(joined)
 
+    def accumulate(
+        self, experience: Experience, totals: Totals, temperature: float = 1.0
+    ) -> Pending[None]:
+        """Samples of the next `update` that are there before its others; `totals` are its own."""
+        totals.check(experience.sequences)
+        shards = [(part, totals, temperature) for part in self._dealt(experience)]
+        return self.group.scatter("accumulate", shards).then(done)
+
     def update(
         self,
         experience: Experience,
@@ -244,7 +262,9 @@ class Policy:
         totals: Totals,
         temperature: float = 1.0,
     ) -> Pending[dict[str, float]]:
-        """One optimiser step on all ranks; metrics of TRL and verl by name.
+        """One optimiser step on all ranks, on these samples and all accumulated before them.
+
+        The metrics are those of the whole step, by the names of TRL and verl.
 
         Raises ValueError when `ptx_coef` and `pretrain` do not go together, BatchError when the
         totals do not cover the batch; NonFiniteError (as the cause of ActorFailed) before weights
@@ -253,15 +273,8 @@ class Policy:
         self._check(experience, pretrain, totals)
         text_shares = partition(pretrain.lengths, self.group.world_size) if pretrain else []
         shards = [
-            (
-                experience.select(share),
-                pretrain.select(text_shares[rank]) if pretrain else None,
-                totals,
-                temperature,
-            )
-            for rank, share in enumerate(
-                partition(experience.sequences.lengths, self.group.world_size)
-            )
+            (part, pretrain.select(text_shares[rank]) if pretrain else None, totals, temperature)
+            for rank, part in enumerate(self._dealt(experience))
         ]
         lr = self.optim.lr
 
@@ -270,6 +283,11 @@ class Policy:
             return stats | {"actor/grad_norm": parts[0][1], "actor/lr": lr}
 
         return self.group.scatter("update", shards).then(join)
+
+    def _dealt(self, experience: Experience) -> list[Experience]:
+        """Each rank's share."""
+        shares = partition(experience.sequences.lengths, self.group.world_size)
+        return [experience.select(share) for share in shares]
 
     def _check(self, experience: Experience, text: Sequences | None, totals: Totals) -> None:
         coefficient = self.settings.ptx_coef

@@ -1,4 +1,4 @@
-"""One optimiser step over micro-batches, with the gate that keeps NaN out of the weights."""
+"""Optimiser steps over micro-batches, with the gate that keeps NaN out of the weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,35 +19,54 @@ class MicroBatch:
     loss: Callable[[], tuple[Tensor, Stats]]
 
 
-def optimiser_step(engine: Engine, micro_batches: Sequence[MicroBatch]) -> tuple[Stats, float]:
-    """Sum the gradients of all micro-batches of all ranks, then step; (stats, gradient norm).
+class Gradient:
+    """The gradient of one optimiser step after another, each from one or more batches."""
 
-    Raises NonFiniteError on every rank, with the sample ids, before the weights change.
-    """
-    parts: list[Stats] = []
-    bad: list[str] = []
-    rounds = engine.agree(len(micro_batches))
-    for index in range(rounds):
-        if index < len(micro_batches):
-            loss, stats = micro_batches[index].loss()
-            parts.append(stats)
-            if not torch.isfinite(loss):
-                bad += micro_batches[index].ids
-        else:
-            loss = engine.outputs(IDLE).sum() * 0.0
-        last = index == rounds - 1
-        # A NaN gradient reaches every rank with the sum: all of them refuse the step together.
-        engine.backward(loss * torch.nan if last and bad else loss, last=last)
-    try:
-        return add_stats(parts), engine.step()
-    except NonFiniteError as error:
-        guilty = engine.gather_ids(tuple(bad))
-        if guilty:
-            raise NonFiniteError(f"non-finite loss in samples {_some(guilty)}", guilty) from error
-        every = engine.gather_ids(tuple(name for part in micro_batches for name in part.ids))
-        raise NonFiniteError(
-            f"{error}; losses were finite; samples {_some(every)}", every
-        ) from error
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._clear()
+
+    def _clear(self) -> None:
+        self._stats: list[Stats] = []
+        self._seen: list[str] = []
+        self._bad: list[str] = []
+
+    def add(self, micro_batches: Sequence[MicroBatch], *, last: bool = False) -> None:
+        """Add the gradients of all micro-batches; `last` sums them over ranks."""
+        rounds = self._engine.agree(len(micro_batches))
+        for index in range(rounds):
+            if index < len(micro_batches):
+                loss, stats = micro_batches[index].loss()
+                self._stats.append(stats)
+                self._seen += micro_batches[index].ids
+                if not torch.isfinite(loss):
+                    self._bad += micro_batches[index].ids
+            else:
+                loss = self._engine.outputs(IDLE).sum() * 0.0
+            closing = last and index == rounds - 1
+            # A NaN gradient reaches every rank with the sum: all of them refuse the step together.
+            self._engine.backward(loss * torch.nan if closing and self._bad else loss, last=closing)
+
+    def step(self, micro_batches: Sequence[MicroBatch]) -> tuple[Stats, float]:
+        """Add the last ones and step: (stats of the whole step, gradient norm).
+
+        Raises NonFiniteError on every rank, with the sample ids, before the weights change.
+        """
+        self.add(micro_batches, last=True)
+        stats, bad, seen = add_stats(self._stats), self._bad, self._seen
+        self._clear()
+        try:
+            return stats, self._engine.step()
+        except NonFiniteError as error:
+            guilty = self._engine.gather_ids(tuple(bad))
+            if guilty:
+                raise NonFiniteError(
+                    f"non-finite loss in samples {_some(guilty)}", guilty
+                ) from error
+            every = self._engine.gather_ids(tuple(seen))
+            raise NonFiniteError(
+                f"{error}; losses were finite; samples {_some(every)}", every
+            ) from error
 
 
 def _some(ids: tuple[str, ...]) -> str:

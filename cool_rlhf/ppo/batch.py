@@ -1,11 +1,14 @@
 """One iteration's samples with all that was computed on them."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from actors.batch import Experience
+from actors.scoring import ScoreError
 from actors.trajectories import Trajectory
 from cool_rlhf.ppo.algorithm import ActionGrid
 from reward.compose import Verdicts
@@ -38,6 +41,32 @@ class Batch:
     """Replies drawn in the place of others that could not be scored."""
     policy_version: int = 0
     """Of the policy that learns from these samples."""
+
+    @classmethod
+    def join(cls, parts: Sequence["Batch"]) -> "Batch":
+        """All of them, one after the other.
+
+        Raises ScoreError where several reward models gave their scores.
+        """
+        versions = sorted({part.rm_version for part in parts})
+        if len(versions) > 1:
+            raise ScoreError(f"one iteration was scored by several models: {versions}")
+        experience = Experience.join([part.experience for part in parts])
+        tensors: dict[str, Any] = {
+            name: torch.cat([getattr(part, name) for part in parts])
+            for name in ("scores", "totals", "reference_logprobs", "entropy", "rewards")
+        }
+        raw = [part.raw_logprobs for part in parts if part.raw_logprobs is not None]
+        return replace(
+            parts[0],
+            **tensors,
+            trajectories=tuple(t for part in parts for t in part.trajectories),
+            experience=experience,
+            grid=ActionGrid.of(experience.sequences),
+            raw_logprobs=torch.cat(raw) if raw else None,
+            verdicts=tuple(verdict for part in parts for verdict in part.verdicts),
+            resampled=sum(part.resampled for part in parts),
+        )
 
     @property
     def learnt(self) -> Experience:

@@ -22,6 +22,7 @@ from cool_rlhf.ppo.experience import ExperienceMaker
 from cool_rlhf.ppo.monitor.guards import Guards
 from cool_rlhf.ppo.monitor.health import Health
 from cool_rlhf.ppo.monitor.watch import Watch
+from cool_rlhf.ppo.pipeline import Pipeline
 from cool_rlhf.ppo.pretrain_mix import PretrainMix
 from cool_rlhf.ppo.rewards import Rewards
 from cool_rlhf.ppo.sampling.ahead import RolloutsAhead
@@ -194,7 +195,14 @@ def _train(
 def make_rewards(settings: PPOSettings, inputs: Inputs, scorer: Scorer) -> Rewards:
     """What judges the replies of a run."""
     composer = RewardComposer(settings.rewards, read_conditions(settings.reward_model))
-    return Rewards(scorer, settings.algorithm.empty_reply_score, composer, inputs.references)
+    chunks = settings.layout.chunks if settings.layout.name == "pipelined" else 1
+    return Rewards(
+        scorer,
+        settings.algorithm.empty_reply_score,
+        composer,
+        inputs.references,
+        at_once=chunks,
+    )
 
 
 def make_rollouts(
@@ -237,6 +245,16 @@ def _trainer(
     log = rollouts.log
     warmup, kl_control = CriticWarmup(settings.warmup), KLControl(settings.algorithm)
     scale = ScoreScale(settings.algorithm)
+    experience = ExperienceMaker(
+        crew, log, rollouts, settings.algorithm, rewards, scale, kl_control
+    )
+    guards = Guards(settings.guards, settings.layout.staleness)
+    pipeline = None
+    if settings.layout.name == "pipelined":
+        batch = settings.batch
+        pipeline = Pipeline(
+            crew, rollouts, experience, guards, settings.layout.chunks, batch.mini_batches
+        )
     return Trainer(
         settings=settings,
         run=run,
@@ -252,13 +270,11 @@ def _trainer(
         ),
         prompts=inputs.prompts,
         rollouts=rollouts,
-        experience=ExperienceMaker(
-            crew, log, rollouts, settings.algorithm, rewards, scale, kl_control
-        ),
+        experience=experience,
         pretrain=inputs.pretrain,
         warmup=warmup,
         kl_control=kl_control,
-        guards=Guards(settings.guards, settings.layout.staleness),
+        guards=guards,
         health=Health(settings.health, run.path),
         watch=Watch(
             settings=settings.hacks,
@@ -274,4 +290,5 @@ def _trainer(
             settings.iterations,
             driver={"warmup": warmup, "kl_control": kl_control, "score_scale": scale},
         ),
+        pipeline=pipeline,
     )

@@ -1,6 +1,6 @@
 """From trajectories to what the updates need: scores, log-probs, values, rewards, advantages."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ from cool_rlhf.ppo.algorithm import (
     token_rewards,
 )
 from cool_rlhf.ppo.batch import Batch
-from cool_rlhf.ppo.rewards import RewardAnswer, Rewards
+from cool_rlhf.ppo.rewards import PendingRewards, RewardAnswer, Rewards
 from cool_rlhf.ppo.sampling.rollouts import Rollouts
 from pretrain_core.errors import RunFailed
 
@@ -43,12 +43,32 @@ class Values:
 class Answers:
     """What the models say of one batch of samples."""
 
-    trajectories: Sequence[Trajectory]
-    sequences: Sequences
     rewards: RewardAnswer
     policy: LogprobResult
     reference: Logprobs
     values: Values | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Samples that scorer, verifiers, policy, reference and critic were asked about."""
+
+    trajectories: Sequence[Trajectory]
+    sequences: Sequences
+    rewards: PendingRewards
+    policy: Pending[LogprobResult]
+    reference: Pending[Logprobs]
+    values: Pending[Values] | None
+    resampled: int = 0
+
+    def answers(self) -> Answers:
+        """Wait for all; raises SamplesRefused, GraderFailed."""
+        return Answers(
+            rewards=self.rewards.result(),
+            policy=self.policy.result(),
+            reference=self.reference.result(),
+            values=None if self.values is None else self.values.result(),
+        )
 
 
 @dataclass
@@ -69,35 +89,45 @@ class ExperienceMaker:
         Replies that cannot be scored are sampled again, `algorithm.resamples` times. Raises
         SamplesRefused when that does not help, GraderFailed for a grader that does not answer.
         """
-        resampled = 0
+        asked = self._settled(iteration, self.ask(trajectories), Asked.answers)
+        return self.finish(iteration, asked)
+
+    def ask(self, trajectories: Sequence[Trajectory], resampled: int = 0) -> Asked:
+        """Begin, and wait for nothing."""
+        sequences = Sequences.pack([(t.tokens, t.is_action) for t in trajectories])
+        temperature = self.rollouts.sampling.temperature
+        return Asked(
+            trajectories=trajectories,
+            sequences=sequences,
+            rewards=self.rewards.ask(trajectories),
+            reference=self.crew.reference.logprobs(sequences, temperature),
+            policy=self.crew.policy.logprobs(sequences, temperature),
+            values=self._values(trajectories),
+            resampled=resampled,
+        )
+
+    def scored(self, iteration: int, asked: Asked) -> Asked:
+        """Wait for the reward model alone: the same samples, or others for those it refuses."""
+        return self._settled(iteration, asked, lambda one: one.rewards.scores.result())
+
+    def finish(self, iteration: int, asked: Asked) -> Batch:
+        """Wait for what was asked, and log its scores; raises SamplesRefused, GraderFailed."""
+        answers = asked.answers()
+        for name, scores in answers.rewards.scores().items():
+            self.log.append_scores(iteration, name, scores)
+        return self._batch(asked, answers)
+
+    def _settled(self, iteration: int, asked: Asked, wait: Callable[[Asked], object]) -> Asked:
         for tries_left in reversed(range(self.algorithm.resamples + 1)):
             try:
-                answers = self._ask(trajectories)
+                wait(asked)
                 break
             except SamplesRefused as refused:
                 if tries_left == 0:
                     raise
-                trajectories = self.rollouts.again(iteration, trajectories, refused.reasons)
-                resampled += len(refused.reasons)
-        for name, scores in answers.rewards.scores().items():
-            self.log.append_scores(iteration, name, scores)
-        return self._batch(answers, resampled)
-
-    def _ask(self, trajectories: Sequence[Trajectory]) -> Answers:
-        sequences = Sequences.pack([(t.tokens, t.is_action) for t in trajectories])
-        temperature = self.rollouts.sampling.temperature
-        pending_rewards = self.rewards.ask(trajectories)
-        pending_reference = self.crew.reference.logprobs(sequences, temperature)
-        pending_policy = self.crew.policy.logprobs(sequences, temperature)
-        pending_values = self._values(trajectories)
-        return Answers(
-            trajectories=trajectories,
-            sequences=sequences,
-            rewards=pending_rewards.result(),
-            policy=pending_policy.result(),
-            reference=pending_reference.result(),
-            values=None if pending_values is None else pending_values.result(),
-        )
+                others = self.rollouts.again(iteration, asked.trajectories, refused.reasons)
+                asked = self.ask(others, asked.resampled + len(refused.reasons))
+        return asked
 
     def _values(self, trajectories: Sequence[Trajectory]) -> Pending[Values] | None:
         """Values before the actions, and after the last one of a reply that is to be valued there.
@@ -121,10 +151,10 @@ class ExperienceMaker:
 
         return self.crew.critic.values(longer).then(cut_off)
 
-    def _batch(self, answers: Answers, resampled: int) -> Batch:
-        trajectories, policy, reference = answers.trajectories, answers.policy, answers.reference
+    def _batch(self, asked: Asked, answers: Answers) -> Batch:
+        trajectories, policy, reference = asked.trajectories, answers.policy, answers.reference
         algorithm, values = self.algorithm, answers.values
-        grid = ActionGrid.of(answers.sequences)
+        grid = ActionGrid.of(asked.sequences)
         rewarded = [answers.rewards.rewarded[t.id] for t in trajectories]
         totals = torch.tensor([one.total for one in rewarded])
         cut = torch.tensor([_is_cut(t) for t in trajectories])
@@ -154,10 +184,10 @@ class ExperienceMaker:
         behaviour = [p for t in trajectories for p in t.behaviour_logprobs]
         return Batch(
             trajectories=tuple(trajectories),
-            resampled=resampled,
+            resampled=asked.resampled,
             experience=Experience(
                 ids=tuple(t.id for t in trajectories),
-                sequences=answers.sequences,
+                sequences=asked.sequences,
                 old_logprobs=policy.logprobs,
                 advantages=estimated.advantages,
                 returns=estimated.returns,

@@ -35,6 +35,7 @@ def describe_plan(recipe: PPORecipe) -> list[tuple[str, str]]:
             f" {steps} optimiser steps of {per_step} samples"
             f" ({batch.mini_batches} mini-batches × {batch.epochs} epochs)",
         ),
+        ("layout", _layout(recipe)),
         ("reply", f"≤ {recipe.sampling.max_new_tokens} tokens, top_p {recipe.sampling.top_p}"),
         *_environment(recipe.environment),
         ("reward", f"conditional RM{penalty}"),
@@ -45,6 +46,16 @@ def describe_plan(recipe: PPORecipe) -> list[tuple[str, str]]:
         ("early warning", _early_warning(recipe)),
         ("checkpoints", f"every {recipe.checkpoint_every} iterations"),
     ]
+
+
+def _layout(recipe: PPORecipe) -> str:
+    """What overlaps."""
+    layout = recipe.layout
+    if layout.name == "pipelined":
+        return f"pipelined, {layout.chunks} chunks of {recipe.batch.samples // layout.chunks}"
+    if layout.name == "async":
+        return f"async, tokens at most {layout.max_staleness} versions of the policy old"
+    return layout.name
 
 
 def _environment(environment: EnvironmentSettings | None) -> list[tuple[str, str]]:

@@ -65,9 +65,11 @@ class Rewards:
     empty_reply_score: float
     composer: RewardComposer
     references: Mapping[str, str] = field(default_factory=dict)
+    at_once: int = 1
+    """How many calls of `ask` are judged at the same time."""
 
     def __post_init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="verifiers")
+        self._executor = ThreadPoolExecutor(self.at_once, thread_name_prefix="verifiers")
 
     def close(self) -> None:
         """End the verifiers' processes."""

@@ -83,11 +83,12 @@ class GuardSettings(Settings):
 class LayoutSettings(Settings):
     """What runs at the same time."""
 
-    name: Literal["split", "async"] = Field(
+    name: Literal["split", "pipelined", "async"] = Field(
         "split",
-        description="split: sampling, scoring, learning, one after the other; async: the engines"
-        " sample ahead while the policy learns",
+        description="split: sampling, scoring, learning, one after the other; pipelined: chunks of"
+        " an iteration overlap, and nothing else changes; async: the engines sample ahead",
     )
+    chunks: int = Field(4, gt=1, description="pipelined: equal parts of an iteration")
     max_staleness: int = Field(
         1, gt=0, description="async: versions that a token may be older than what learns from it"
     )
@@ -170,17 +171,54 @@ class PPORecipe(Settings):
                 f"crew.policy.loss.name {loss} divides by the probabilities sampled from, which"
                 f" sampling.top_p {sampling.top_p} changes: set it to 1, or take another loss"
             )
-        if self.layout.name == "async" and loss not in IMPORTANCE_SAMPLING:
+        return self
+
+    @model_validator(mode="after")
+    def _laid_out(self) -> "PPORecipe":
+        if self.layout.name == "async":
+            self._can_be_stale()
+        if self.layout.name == "pipelined":
+            self._can_be_cut()
+        return self
+
+    def _can_be_stale(self) -> None:
+        loss = self.crew.policy.loss.name
+        if loss not in IMPORTANCE_SAMPLING:
             raise ValueError(
                 f"crew.policy.loss.name {loss} takes tokens for the policy's own, but with"
                 " layout.name async older weights sampled some: set it to decoupled (or"
                 " truncated_is) and sampling.top_p to 1"
             )
-        if self.layout.name == "async" and self.crew.rollout.engine == "hf":
+        if self.crew.rollout.engine == "hf":
             raise ValueError(
                 "crew.rollout.engine hf samples batch after batch: layout.name async needs vllm"
             )
-        return self
+
+    def _can_be_cut(self) -> None:
+        batch, chunks, algorithm = self.batch, self.layout.chunks, self.algorithm
+        legal = [
+            n
+            for n in range(2, batch.prompts + 1)
+            if not (batch.prompts % n or n % batch.mini_batches)
+        ]
+        if chunks not in legal:
+            raise ValueError(
+                f"layout.chunks {chunks} must divide {batch.prompts} prompts, and be so many times"
+                f" batch.mini_batches {batch.mini_batches}: {legal or 'no number does'}"
+            )
+        whole = {
+            "batch.epochs over 1": batch.epochs > 1,
+            "algorithm.normalise_advantages": algorithm.normalise_advantages,
+            "algorithm.estimator reinforce++": algorithm.estimator == "reinforce++",
+            "algorithm.score_scale": algorithm.score_scale != "none",
+            "algorithm.truncated mask": algorithm.truncated == "mask",
+        }
+        for name, is_set in whole.items():
+            if is_set:
+                raise ValueError(
+                    f"{name} looks at a whole iteration before any of it is learnt, which"
+                    " layout.name pipelined does not wait for: change it, or take layout.name split"
+                )
 
 
 class PPOSettings(PPORecipe):

@@ -1,21 +1,25 @@
 """Conditional PPO (report §4.2.3): the loop, read from top to bottom."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from actors.batch import Sequences
 from actors.crew import Crew, Models
 from cool_rlhf.ppo.algorithm import KLControl
+from cool_rlhf.ppo.batch import Batch
 from cool_rlhf.ppo.checkpoint import Checkpoints
 from cool_rlhf.ppo.experience import ExperienceMaker
 from cool_rlhf.ppo.monitor.guards import Guards
 from cool_rlhf.ppo.monitor.health import Health
 from cool_rlhf.ppo.monitor.measure import Clock, iteration_metrics, push_metrics, shown
 from cool_rlhf.ppo.monitor.watch import Watch
+from cool_rlhf.ppo.pipeline import Pipeline
 from cool_rlhf.ppo.pretrain_mix import PretrainMix
-from cool_rlhf.ppo.sampling.prompts import PromptSet
+from cool_rlhf.ppo.sampling.prompts import Prompt, PromptSet
 from cool_rlhf.ppo.sampling.rollouts import Rollouts
 from cool_rlhf.ppo.settings import PPOSettings
-from cool_rlhf.ppo.updates import update_actor_and_critic
+from cool_rlhf.ppo.updates import UpdateMetrics, update_actor_and_critic
 from cool_rlhf.ppo.warmup import CriticWarmup
 from pretrain_core.runs import Progress, Run, StopSignal
 
@@ -38,6 +42,8 @@ class Trainer:
     health: Health
     watch: Watch
     checkpoints: Checkpoints
+    pipeline: Pipeline | None = None
+    """What samples, scores and learns in layout pipelined."""
 
     def train(self, stop: StopSignal) -> Path:
         """Run all iterations that are left; returns the folder of the last policy (HF layout)."""
@@ -47,20 +53,15 @@ class Trainer:
         progress = Progress(self.settings.iterations, "ppo", first=first)
         for iteration in range(first, self.settings.iterations):
             clock = Clock()
-            with clock("rollout"):
-                prompts = self.prompts.draw(self.run.seed, iteration, self.settings.batch.prompts)
-                trajectories = self.rollouts.collect(iteration, prompts)
-            with clock("experience"):
-                batch = self.experience.make(iteration, trajectories)
-                self.guards.check_batch(batch)
-            with clock("update"):
-                train_policy = self.warmup.passed(batch.explained_variance)
-                pretrain = self.pretrain.draw(iteration) if self.pretrain and train_policy else None
-                updates = update_actor_and_critic(
-                    self.crew, batch, pretrain, self.settings, iteration, train_policy=train_policy
-                )
-                self.guards.check_updates(updates)
-            if train_policy:
+            prompts = self.prompts.draw(self.run.seed, iteration, self.settings.batch.prompts)
+            # How long the critic-only phase is, is decided on a whole iteration's values.
+            if self.pipeline is not None and self.warmup.open:
+                text = self._text(iteration)
+                batch, updates = self.pipeline.learn(iteration, prompts, text, clock)
+            else:
+                batch, updates = self._learn(iteration, prompts, clock)
+            self.guards.check_updates(updates)
+            if self.warmup.open:
                 with clock("push"), self.rollouts.paused():
                     pushed = self.crew.push_weights(version=self.crew.policy_version + 1)
                 updates |= push_metrics(pushed)
@@ -78,3 +79,28 @@ class Trainer:
                 stop.announce()
         progress.close()
         return self.checkpoints.policy(self.settings.iterations - 1)
+
+    def _learn(
+        self, iteration: int, prompts: Sequence[Prompt], clock: Clock
+    ) -> tuple[Batch, UpdateMetrics]:
+        """Sample, score, learn: one after the other."""
+        with clock("rollout"):
+            trajectories = self.rollouts.collect(iteration, prompts)
+        with clock("experience"):
+            batch = self.experience.make(iteration, trajectories)
+            self.guards.check_batch(batch)
+        with clock("update"):
+            train_policy = self.warmup.passed(batch.explained_variance)
+            updates = update_actor_and_critic(
+                self.crew,
+                batch,
+                self._text(iteration) if train_policy else None,
+                self.settings,
+                iteration,
+                train_policy=train_policy,
+            )
+        return batch, updates
+
+    def _text(self, iteration: int) -> Sequences | None:
+        """Pre-training windows of the iteration."""
+        return None if self.pretrain is None else self.pretrain.draw(iteration)

@@ -80,4 +80,4 @@ class RolloutsAhead(Rollouts):
         if any(goes_on for _, goes_on in self._answered(answered)):
             self._ask([conversation])
         else:
-            self._finish(conversation, self._done[conversation.iteration])
+            self._done[conversation.iteration][conversation.id] = self._finish(conversation)

@@ -1,7 +1,7 @@
 """Collect the samples of an iteration: replay what the durable log holds, generate the rest."""
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -50,6 +50,20 @@ class Rollouts:
         """One trajectory per (prompt, sample), in that order, whatever order they ended in."""
         return self._sampled(iteration, self._wanted(iteration, prompts))
 
+    def chunks(
+        self, iteration: int, prompts: Sequence[Prompt], count: int
+    ) -> Iterator[list[Trajectory]]:
+        """What `collect` gives, in `count` equal parts, each as soon as all of it is there."""
+        wanted = self._wanted(iteration, prompts)
+        names = list(wanted)
+        size = len(names) // count
+        waiting = deque(names[at : at + size] for at in range(0, len(names), size))
+        found: dict[str, Trajectory] = {}
+        for trajectory in self._ended(iteration, wanted):
+            found[trajectory.id] = trajectory
+            while waiting and all(name in found for name in waiting[0]):
+                yield [found[name] for name in waiting.popleft()]
+
     def paused(self) -> AbstractContextManager[None]:
         """Nothing is sampled inside, so weights may change."""
         return nullcontext()
@@ -81,8 +95,14 @@ class Rollouts:
         return [next(fresh) if t.id in refused else t for t in trajectories]
 
     def _sampled(self, iteration: int, wanted: Wanted) -> list[Trajectory]:
-        """What the log has of the wanted ids, and the rest from the engine."""
+        """All that is wanted, in that order."""
+        found = {trajectory.id: trajectory for trajectory in self._ended(iteration, wanted)}
+        return [found[name] for name in wanted]
+
+    def _ended(self, iteration: int, wanted: Wanted) -> Iterator[Trajectory]:
+        """What the log has of the wanted ids, then the rest from the engine, as each one ends."""
         done = self.log.read(iteration)
+        yield from (done[name] for name in wanted if name in done)
         talking = self._begun(iteration, wanted, done)
         while talking:
             answered: list[Conversation] = []
@@ -90,7 +110,7 @@ class Rollouts:
                 if self._may_go_on(conversation):
                     answered.append(conversation)
                 else:
-                    self._finish(conversation, done)
+                    yield self._finish(conversation)
             order = {conversation.id: place for place, conversation in enumerate(talking)}
             answered.sort(key=lambda conversation: order[conversation.id])
             talking = []
@@ -98,8 +118,7 @@ class Rollouts:
                 if goes_on:
                     talking.append(conversation)
                 else:
-                    self._finish(conversation, done)
-        return [done[name] for name in wanted]
+                    yield self._finish(conversation)
 
     def _begun(
         self, iteration: int, wanted: Wanted, done: Mapping[str, Trajectory]
@@ -164,10 +183,10 @@ class Rollouts:
             self.references.get(trajectory.prompt_id),
         )
 
-    def _finish(self, conversation: Conversation, done: dict[str, Trajectory]) -> None:
+    def _finish(self, conversation: Conversation) -> Trajectory:
         trajectory = conversation.trajectory(self.rollout.engine)
         self.log.append(trajectory)
-        done[conversation.id] = trajectory
+        return trajectory
 
 
 def _next_id(name: str) -> str:

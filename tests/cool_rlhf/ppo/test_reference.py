@@ -21,6 +21,9 @@ from actors.rollout import Finished, Request
 from actors.scoring import Scored
 from cool_rlhf.ppo.algorithm import AlgorithmSettings, KLControl, ScoreScale
 from cool_rlhf.ppo.experience import ExperienceMaker
+from cool_rlhf.ppo.monitor.guards import Guards
+from cool_rlhf.ppo.monitor.measure import Clock
+from cool_rlhf.ppo.pipeline import Pipeline
 from cool_rlhf.ppo.rewards import Rewards
 from cool_rlhf.ppo.sampling.prompts import Prompt
 from cool_rlhf.ppo.settings import PPOSettings
@@ -65,9 +68,7 @@ def score(samples: Sequence[Any], conditions: Sequence[str], names: Sequence[str
 
 
 @pytest.fixture(scope="module")
-def crew(
-    artefacts: Artefacts, moved_policy: Path, ray_session: RaySession
-) -> Iterator[SimpleNamespace]:
+def actors(ray_session: RaySession) -> Iterator[SimpleNamespace]:
     """Real policy, critic and reference and a scorer that draws."""
     policy_settings = PolicySettings(cpus=0.5, engine=FP32)
     critic_settings = CriticSettings(cpus=0.5, engine=FP32)
@@ -81,17 +82,24 @@ def crew(
         ),
         reference=Reference.start(ReferenceSettings(dtype="float32", cpus=0.5)),
         scorer=SimpleNamespace(score=score),
+        policy_version=0,
     )
-    loading = [
-        made.policy.load(moved_policy, PLAIN, 0, None, 64),
-        made.critic.load(artefacts.demo / "reward", PLAIN, 0, None, 64),
-        made.reference.load(artefacts.demo / "sft", 64),
-    ]
-    for part in loading:
-        part.result()
     yield made
     for role in (made.policy, made.critic, made.reference):
         role.close()
+
+
+@pytest.fixture
+def crew(actors: SimpleNamespace, artefacts: Artefacts, moved_policy: Path) -> SimpleNamespace:
+    """The actors, as they are before they have learnt."""
+    loading = [
+        actors.policy.load(moved_policy, PLAIN, 0, None, 64),
+        actors.critic.load(artefacts.demo / "reward", PLAIN, 0, None, 64),
+        actors.reference.load(artefacts.demo / "sft", 64),
+    ]
+    for part in loading:
+        part.result()
+    return actors
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +124,9 @@ def weights(crew: SimpleNamespace) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.parametrize("layout", ["split", "pipelined"])
 def test_two_iterations_equal_the_plain_ones(
+    layout: str,
     crew: SimpleNamespace,
     moved_policy: Path,
     artefacts: Artefacts,
@@ -138,12 +148,18 @@ def test_two_iterations_equal_the_plain_ones(
     )
     plain = PlainPPO(moved_policy, artefacts.demo / "sft", artefacts.demo / "reward", RATE)
     text = Sequences.pack([(list(range(20, 20 + n)), [False] + [True] * (n - 1)) for n in (9, 31)])
+    pipeline = Pipeline(
+        cast(Crew, crew), collecting, maker, Guards(settings.guards), chunks=3, mini_batches=1
+    )
     for iteration in range(2):
-        batch = maker.make(iteration, collecting.collect(iteration, PROMPTS))
         before = weights(crew)
-        metrics = update_actor_and_critic(
-            cast(Crew, crew), batch, text, settings, iteration, train_policy=True
-        )
+        if layout == "pipelined":
+            batch, metrics = pipeline.learn(iteration, PROMPTS, text, Clock())
+        else:
+            batch = maker.make(iteration, collecting.collect(iteration, PROMPTS))
+            metrics = update_actor_and_critic(
+                cast(Crew, crew), batch, text, settings, iteration, train_policy=True
+            )
         after = weights(crew)
         samples = [
             Sample(t.tokens, t.is_action, score)
