@@ -47,6 +47,18 @@ def test_a_critic_goes_with_its_estimator(changes: dict[str, Any], message: str)
             "sampling.top_p 0.9 changes: set it to 1",
         ),
         ({"sampling": {"temperature": 0}}, "temperature 0 always says the same"),
+        ({"layout": {"name": "async"}}, "older weights sampled some: set it to decoupled"),
+        (
+            {
+                "layout": {"name": "async"},
+                "sampling": {"top_p": 1},
+                "crew": {
+                    "policy": {"ptx_coef": 0, "loss": {"name": "decoupled"}},
+                    "rollout": {"engine": "hf"},
+                },
+            },
+            "layout.name async needs vllm",
+        ),
         (
             {"algorithm": {"truncated": "mask", "missing_end_penalty": 1}},
             "missing_end_penalty has no effect with truncated mask",

@@ -66,6 +66,22 @@ def test_engine_with_other_weights_stops_the_run_and_names_the_sample() -> None:
         Guards(GuardSettings()).check_batch(batch(engine_gap=0.5))
 
 
+def test_tokens_that_are_too_old_stop_the_run() -> None:
+    later = replace(batch(), policy_version=2)
+    Guards(GuardSettings(), max_staleness=2).check_batch(later)
+    with pytest.raises(GuardError, match="sample good has tokens that are 2 versions"):
+        Guards(GuardSettings(), max_staleness=1).check_batch(later)
+
+
+def test_the_engine_is_compared_on_tokens_of_the_present_weights_alone() -> None:
+    made = replace(batch(engine_gap=0.4), policy_version=1)
+    assert logprob_gap(made) is None
+    good, bad = made.trajectories
+    mixed = bad.model_copy(update={"policy_version": [-1, 0, 1]})
+    assert logprob_gap(replace(made, trajectories=(good, mixed))) == pytest.approx(0.4)
+    assert made.staleness.tolist() == [0, 1, 1, 0, 1, 1]
+
+
 def test_a_ratio_off_one_stops_the_run() -> None:
     with pytest.raises(GuardError, match=r"1\.0300"):
         Guards(GuardSettings()).check_updates({"policy/first_ratio": 1.03})
