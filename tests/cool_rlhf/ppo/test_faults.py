@@ -69,6 +69,11 @@ def process_of(group: Group) -> int:
     return pid
 
 
+def kill(crew: Crew, role: str) -> None:
+    """SIGKILL to the process that has the role by now."""
+    os.kill(process_of(getattr(crew, role).group), signal.SIGKILL)
+
+
 def when(ready: Callable[[], bool], do: Callable[[], None]) -> threading.Thread:
     """A thread that acts once something is so."""
 
@@ -82,22 +87,26 @@ def when(ready: Callable[[], bool], do: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def undisturbed_and_killed(
-    settings: PPOSettings, crew: Crew, folder: Path, kills: Mapping[int, str]
-) -> tuple[Run, Run]:
-    """Two runs, in the second of which roles are killed once samples of an iteration are there."""
-    whole = trained(settings, crew, folder, "whole")
+def killed(settings: PPOSettings, crew: Crew, folder: Path, kills: Mapping[int, str]) -> Run:
+    """A run whose roles are killed once samples of an iteration are there."""
     log = folder / "killed/rollouts"
     threads = []
     for iteration, role in kills.items():
-        pid = process_of(getattr(crew, role).group)
         file = log / f"iteration-{iteration:06d}.jsonl"
-        threads.append(when(file.exists, partial(os.kill, pid, signal.SIGKILL)))
-    killed = trained(settings, crew, folder, "killed")
+        threads.append(when(file.exists, partial(kill, crew, role)))
+    run = trained(settings, crew, folder, "killed")
     for thread in threads:
-        thread.join(timeout=0)
+        thread.join(timeout=30)
         assert not thread.is_alive()
-    return whole, killed
+    return run
+
+
+def undisturbed_and_killed(
+    settings: PPOSettings, crew: Crew, folder: Path, kills: Mapping[int, str]
+) -> tuple[Run, Run]:
+    """The same run twice, the second time with deaths."""
+    whole = trained(settings, crew, folder, "whole")
+    return whole, killed(settings, crew, folder, kills)
 
 
 @pytest.mark.integration
@@ -111,10 +120,10 @@ def test_an_engine_that_is_killed_is_started_again_and_changes_nothing(
 ) -> None:
     short = settings.model_copy(update={"iterations": 3})
     with caplog.at_level(logging.WARNING):
-        whole, killed = undisturbed_and_killed(short, crew, tmp_path, {1: "rollout"})
+        whole, other = undisturbed_and_killed(short, crew, tmp_path, {1: "rollout"})
     assert "start again" in caplog.text
-    assert reproducible(killed) == reproducible(whole)
-    assert first_divergence(whole.path, killed.path) is None
+    assert reproducible(other) == reproducible(whole)
+    assert first_divergence(whole.path, other.path) is None
 
     # Time travel: the same run again from its samples alone, with no engine to ask.
     again = Run.create(
@@ -136,13 +145,33 @@ def test_trainers_that_are_killed_go_back_to_the_checkpoint_and_change_nothing(
 ) -> None:
     kills = {1: "rollout", 3: "policy"}
     with caplog.at_level(logging.WARNING):
-        whole, killed = undisturbed_and_killed(settings, crew, tmp_path, kills)
+        whole, other = undisturbed_and_killed(settings, crew, tmp_path, kills)
     assert "from the newest checkpoint" in caplog.text
-    assert reproducible(killed) == reproducible(whole)
+    assert reproducible(other) == reproducible(whole)
     weights = [
-        load_file(run.checkpoints / "000005/policy/model.safetensors") for run in (whole, killed)
+        load_file(run.checkpoints / "000005/policy/model.safetensors") for run in (whole, other)
     ]
     assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(900)
+def test_async_goes_on_after_deaths_and_learns_from_no_token_that_is_too_old(
+    artefacts: Artefacts,
+    ray_session: RaySession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("COOL_RLHF_CACHE", str(artefacts.cache))
+    ahead = load(PPOSettings, "configs/ppo/async-tiny.yaml", NANO).value
+    crew = Crew(ahead.crew, ray_session.borrowed(), engines=True)
+    with caplog.at_level(logging.WARNING):
+        rows = killed(ahead, crew, tmp_path, {2: "rollout", 5: "policy"}).metrics()
+    crew.close()
+    assert caplog.text.count("from the newest checkpoint") == 2
+    assert [row["step"] for row in rows] == list(range(6))
+    assert max(row["rollout/staleness_max"] for row in rows) == ahead.layout.max_staleness == 1
 
 
 def test_what_dies_again_and_again_ends_the_run_with_its_cause(
