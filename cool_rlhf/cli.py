@@ -80,10 +80,12 @@ def ppo(
         run, trained = train_on(resolved, rollouts_of)
     else:
         run, trained = run_ppo(resolved, resume)
+    kept = [["kept because", trained.reason]] if trained.reason else []
     rows = [
-        ["policy", str(trained.late)],
+        ["policy", str(trained.selected)],
+        *kept,
         ["report", str(run.path / "report.html")],
-        ["next", f"cool-rlhf chat {trained.late}"],
+        ["next", f"cool-rlhf chat {trained.selected}"],
     ]
     print_table(console, "done", rows, header=False)
 

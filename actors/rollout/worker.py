@@ -67,6 +67,18 @@ class RolloutSettings(RoleResources):
         return self
 
 
+def build_engine(name: EngineName, folder: Path, settings: RolloutSettings) -> Engine:
+    """An engine in this process with the weights of a folder; raises `EngineStartError`."""
+    s = settings
+    if name == "vllm":
+        from actors.rollout.engines.vllm_engine import VLLMEngine
+
+        return VLLMEngine(folder, s.dtype, s.max_model_len, s.max_num_seqs, s.kv_cache_bytes)
+    from actors.rollout.engines.hf_engine import HFEngine
+
+    return HFEngine(folder, s.dtype, s.max_model_len, s.max_num_seqs)
+
+
 class RolloutWorker(Worker):
     """One replica: an engine, the version of its weights, and whether they are whole."""
 
@@ -89,17 +101,7 @@ class RolloutWorker(Worker):
 
     def start(self, engine: EngineName, folder: Path, version: int) -> EngineFacts:
         """Start an engine with the weights of a folder; raises `EngineStartError`."""
-        s = self.settings
-        if engine == "vllm":
-            from actors.rollout.engines.vllm_engine import VLLMEngine
-
-            self.engine = VLLMEngine(
-                folder, s.dtype, s.max_model_len, s.max_num_seqs, s.kv_cache_bytes
-            )
-        else:
-            from actors.rollout.engines.hf_engine import HFEngine
-
-            self.engine = HFEngine(folder, s.dtype, s.max_model_len, s.max_num_seqs)
+        self.engine = build_engine(engine, folder, self.settings)
         self.version = version
         return self.engine.facts
 

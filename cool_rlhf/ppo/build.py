@@ -18,6 +18,9 @@ from cool_rlhf.hacks.judges import check_gold
 from cool_rlhf.ppo.algorithm import KLControl, ScoreScale
 from cool_rlhf.ppo.checkpoint import Checkpoints
 from cool_rlhf.ppo.critic_init import critic_source
+from cool_rlhf.ppo.evaluation.frontier import REFERENCE
+from cool_rlhf.ppo.evaluation.job import Examination
+from cool_rlhf.ppo.evaluation.jobs import Evaluations
 from cool_rlhf.ppo.experience import ExperienceMaker
 from cool_rlhf.ppo.monitor.guards import Guards
 from cool_rlhf.ppo.monitor.health import Health
@@ -39,6 +42,7 @@ from pretrain_core.runs import Run, StopSignal
 from pretrain_core.settings import Resolved
 from reward.card import read_conditions
 from reward.compose import RewardComposer
+from reward.conditions import Conditions
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +60,8 @@ class Inputs:
     pretrain: PretrainMix | None
     critic: Path | None
     """What the critic starts from, None without one."""
+    held_out: PromptSet | None = None
+    """What evaluation asks."""
 
     @property
     def references(self) -> dict[str, str]:
@@ -69,6 +75,10 @@ class Trained:
 
     early: Path
     late: Path
+    selected: Path
+    """By the evaluations; without them, the late one."""
+    reason: str | None = None
+    """Of the selection."""
 
 
 def check_inputs(settings: PPOSettings) -> Inputs:
@@ -88,7 +98,9 @@ def check_inputs(settings: PPOSettings) -> Inputs:
         build_environment(settings.environment).close()
     for left_out in prompts.quarantined:
         logger.warning("%s:%d: %s", settings.prompts.path, left_out.line, left_out.reason)
-    longest = max(len(p.tokens) for p in prompts) + settings.sampling.max_new_tokens
+    held_out = _held_out(settings, chat, conditions)
+    asked = [*prompts, *(held_out or ())]
+    longest = max(len(p.tokens) for p in asked) + settings.sampling.max_new_tokens
     context = settings.crew.rollout.max_model_len
     if longest > context:
         raise PPOInputError(
@@ -96,7 +108,25 @@ def check_inputs(settings: PPOSettings) -> Inputs:
             f" crew.rollout.max_model_len {context}: raise it, or lower prompts.max_tokens"
         )
     critic = critic_source(settings) if settings.algorithm.has_critic else None
-    return Inputs(chat, prompts, _pretrain(settings, longest), critic)
+    return Inputs(chat, prompts, _pretrain(settings, longest), critic, held_out)
+
+
+def _held_out(settings: PPOSettings, chat: PolicyChat, conditions: Conditions) -> PromptSet | None:
+    """The prompts of the evaluation; raises PPOInputError for one that is trained on."""
+    asked = settings.evaluation
+    if asked is None:
+        return None
+    if asked.gold is not None:
+        check_gold(asked.gold)
+    if asked.text is not None:
+        TokenStore.open(asked.text)
+    own = settings.prompts.model_copy(update={"path": asked.prompts})
+    prompts = read_prompts(own, chat, conditions)
+    if asked.prompts.samefile(settings.prompts.path):
+        raise PPOInputError(
+            f"evaluation.prompts: {asked.prompts} is what the policy is trained on: hold some out"
+        )
+    return prompts
 
 
 def _check_paths(settings: PPOSettings) -> None:
@@ -182,14 +212,41 @@ def _train(
         stack.callback(rollouts.close)
         rollouts.revive, rollouts.restarts = crew.revive_rollout, settings.crew.restarts
         trainer = _trainer(settings, inputs, run, crew, rewards, rollouts)
+        evaluations = trainer.evaluations = _evaluations(settings, inputs, run)
+        if evaluations is not None:
+            stack.callback(evaluations.close)
+            evaluations.begin(REFERENCE, settings.policy)
         late = trainer.train(stop)
+        with run.phase("evaluations"):
+            kept = evaluations.finish() if evaluations is not None else None
     run.record(engine=crew.rollout.engine, quarantined_prompts=len(inputs.prompts.quarantined))
     moved = [
         iteration
         for iteration in trainer.checkpoints.saved()
         if iteration >= trainer.warmup.iterations
     ]
-    return Trained(early=trainer.checkpoints.policy(moved[0]), late=late)
+    policy = trainer.checkpoints.policy
+    return Trained(
+        early=policy(moved[0]),
+        late=late,
+        selected=late if kept is None else policy(int(kept.name)),
+        reason=None if kept is None else kept.reason,
+    )
+
+
+def _evaluations(settings: PPOSettings, inputs: Inputs, run: Run) -> Evaluations | None:
+    if settings.evaluation is None or inputs.held_out is None:
+        return None
+    examination = Examination(
+        settings=settings.evaluation,
+        prompts=tuple(inputs.held_out),
+        reference=settings.policy,
+        reward_model=str(settings.reward_model),
+        sampling=settings.sampling,
+        rollout=settings.crew.rollout,
+        seed=run.seed,
+    )
+    return Evaluations(run.path, examination)
 
 
 def make_rewards(settings: PPOSettings, inputs: Inputs, scorer: Scorer) -> Rewards:

@@ -10,6 +10,7 @@ from actors.losses.policy import IMPORTANCE_SAMPLING
 from actors.rollout import SamplingSettings
 from cool_rlhf.hacks.watch.settings import WatchSettings
 from cool_rlhf.ppo.algorithm.settings import AlgorithmSettings
+from cool_rlhf.ppo.evaluation.settings import EvaluationSettings
 from cool_rlhf.ppo.monitor.health import HealthSettings
 from cool_rlhf.ppo.sampling.environment import EnvironmentSettings
 from cool_rlhf.ppo.sampling.prompts import PromptSettings
@@ -235,3 +236,6 @@ class PPOSettings(PPORecipe):
         description="auto: the reward model, or `policy` where the two have other tokenizers",
     )
     prompts: PromptSettings
+    evaluation: EvaluationSettings | None = Field(
+        None, description="jobs that measure each saved policy; none: the last one is kept"
+    )

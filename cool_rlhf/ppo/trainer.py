@@ -9,6 +9,7 @@ from actors.crew import Crew, Models
 from cool_rlhf.ppo.algorithm import KLControl
 from cool_rlhf.ppo.batch import Batch
 from cool_rlhf.ppo.checkpoint import Checkpoints
+from cool_rlhf.ppo.evaluation.jobs import Evaluations
 from cool_rlhf.ppo.experience import ExperienceMaker
 from cool_rlhf.ppo.monitor.guards import Guards
 from cool_rlhf.ppo.monitor.health import Health
@@ -44,6 +45,7 @@ class Trainer:
     checkpoints: Checkpoints
     pipeline: Pipeline | None = None
     """What samples, scores and learns in layout pipelined."""
+    evaluations: Evaluations | None = None
 
     def train(self, stop: StopSignal) -> Path:
         """Run all iterations that are left; returns the folder of the last policy (HF layout)."""
@@ -74,6 +76,7 @@ class Trainer:
             if self.checkpoints.due(iteration) or stop.requested or self.watch.stopping:
                 with self.run.phase("checkpoint"):
                     self.checkpoints.save(iteration, self.crew)
+            self._evaluate()
             self.watch.check()
             if stop.requested:
                 stop.announce()
@@ -100,6 +103,16 @@ class Trainer:
                 train_policy=train_policy,
             )
         return batch, updates
+
+    def _evaluate(self) -> None:
+        """Begin a job for each saved policy that has moved, take the results of those that end."""
+        if self.evaluations is None:
+            return
+        for iteration in self.checkpoints.saved():
+            if iteration >= self.warmup.iterations:
+                name = f"{iteration:06d}"
+                self.evaluations.begin(name, self.checkpoints.policy(iteration))
+        self.evaluations.collect()
 
     def _text(self, iteration: int) -> Sequences | None:
         """Pre-training windows of the iteration."""

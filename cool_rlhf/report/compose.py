@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec
 
+from cool_rlhf.ppo.evaluation.jobs import FOLDER as EVALUATIONS
 from cool_rlhf.ppo.monitor.health import FILE
 from cool_rlhf.report import parts
 from cool_rlhf.report.curves import compared_html, curves_html
 from cool_rlhf.report.early_warning import early_warning
+from cool_rlhf.report.evaluations import evaluations
 from cool_rlhf.report.fast_path import FOLDER, fast_path
 from cool_rlhf.report.health import health
 from pretrain_core.runs.files import RunError, read_json, write_text
@@ -45,6 +47,7 @@ def compose(run: Path) -> Path:
         *_reward_models(run),
         Section("Samples", _guarded(parts.samples, run)),
         *([Section("Curves", _guarded(_curves, run))] if has_metrics or not rounds else []),
+        *([Section("Evaluations", _guarded(evaluations, run))] if _evaluated(run) else []),
         *([Section("Early warning", _guarded(early_warning, run))] if _looked(run) else []),
         *([Section("Rounds", _rounds(rounds))] if rounds else []),
         Section("Wall time", _guarded(parts.phases, run)),
@@ -63,6 +66,10 @@ def _reward_models(run: Path) -> list[Section]:
     if not path.exists():
         return []
     return [Section("Reward models on held-out pairs", _guarded(parts.stored_table, path))]
+
+
+def _evaluated(run: Path) -> bool:
+    return any((run / EVALUATIONS).glob("*.json"))
 
 
 def _looked(run: Path) -> bool:
