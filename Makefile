@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-integration check lock clean
+.PHONY: demo test test-integration chaos check lock clean
 
 demo: $(STAMP)
 	$(BIN)/cool-rlhf demo
@@ -14,6 +14,10 @@ test: $(STAMP) check
 
 test-integration: $(STAMP)
 	$(BIN)/python -m pytest -m integration
+
+# Twenty random kills of a PPO run; CHAOS_KILLS=4 for fewer.
+chaos: $(STAMP)
+	$(BIN)/python -m pytest -m chaos -rA
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from actors.batch import Sequences
 from actors.engines.door import Door
 from actors.engines.protocol import EngineSettings, NonFiniteError, OptimSettings
+from actors.engines.state import load_state, save_state
 from pretrain_core.precision import products_of
 
-_TAG = "engine"
 _WHOLE_BELOW = 10_000
 """Parameters that stage 3 leaves whole on every rank: norms and biases."""
-_HYPERPARAMETERS = ("lr", "betas", "eps", "weight_decay")
 
 
 class DeepSpeedEngine:
@@ -88,28 +87,12 @@ class DeepSpeedEngine:
         return tuple(name for part in gathered for name in part)
 
     def save_state(self, folder: Path) -> None:
-        """Write weights, optimiser and random state as a DeepSpeed checkpoint."""
-        self.engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
-        torch.save(torch.get_rng_state(), _random_state(folder))
+        """Write weights, optimiser and random state; see `actors.engines.state`."""
+        save_state(self, folder)
 
     def load_state(self, folder: Path) -> None:
-        """Bring back `save_state` exactly; learning rate and the like stay as set now.
-
-        Raises FileNotFoundError where `folder` holds no state of this number of ranks.
-        """
-        if not (folder / _TAG).is_dir() or not _random_state(folder).is_file():
-            raise FileNotFoundError(
-                f"{folder} holds no training state of rank {dist.get_rank()}: it was saved by"
-                " another number of ranks, or never finished"
-            )
-        groups = self.engine.optimizer.param_groups
-        set_now = [{key: group[key] for key in _HYPERPARAMETERS} for group in groups]
-        loaded, _ = self.engine.load_checkpoint(str(folder), tag=_TAG)
-        if loaded is None:
-            raise FileNotFoundError(f"{folder} holds no training state that DeepSpeed can load")
-        torch.set_rng_state(torch.load(_random_state(folder), weights_only=True))
-        for group, values in zip(self.engine.optimizer.param_groups, set_now, strict=True):
-            group.update(values)
+        """Bring back `save_state`; raises TrainingStateError."""
+        load_state(self, folder)
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Full fp32 weights under Hugging Face names; tied ones once."""
@@ -123,10 +106,6 @@ class DeepSpeedEngine:
             with GatheredParameters([parameter]):
                 whole = parameter.detach().clone()
             yield name, whole
-
-
-def _random_state(folder: Path) -> Path:
-    return folder / f"random_{dist.get_rank()}_of_{dist.get_world_size()}.pt"
 
 
 def _adamw(model: nn.Module, optim: OptimSettings) -> torch.optim.AdamW:

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from actors.batch import Sequences
+from pretrain_core.errors import RunFailed
 from pretrain_core.precision import Dtype
 from pretrain_core.settings import Settings
 
@@ -44,6 +45,10 @@ class NonFiniteError(ArithmeticError):
     def __init__(self, message: str, sample_ids: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.sample_ids = sample_ids
+
+
+class TrainingStateError(RunFailed):
+    """A folder from which a training cannot go on; names what is missing or differs."""
 
 
 class Engine(Protocol):
@@ -86,7 +91,7 @@ class Engine(Protocol):
         """Write weights, optimiser and random state; every rank calls it."""
 
     def load_state(self, folder: Path) -> None:
-        """Bring back `save_state` exactly; every rank calls it."""
+        """Bring back `save_state`, of any number of ranks; every rank calls it."""
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Full fp32 weights under Hugging Face names; tied ones once.

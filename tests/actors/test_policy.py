@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from actors.batch import Experience, Sequences, Totals
 from actors.engines.protocol import EngineSettings, NonFiniteError, OptimSettings
@@ -250,7 +250,7 @@ def test_bfloat16_is_near_float32(policies: dict[int, Policy], model_folder: Pat
     assert all(weight.dtype == torch.float32 for weight in weights(policy).values())
 
 
-@pytest.mark.parametrize(("ranks", "zero_stage"), [(1, 0), (2, 1), (2, 3)])
+@pytest.mark.parametrize(("ranks", "zero_stage"), [(1, 0), (2, 1), (2, 2), (2, 3)])
 def test_a_reloaded_policy_goes_on_bit_for_bit(
     policies: dict[int, Policy], model_folder: Path, tmp_path: Path, ranks: int, zero_stage: int
 ) -> None:
@@ -271,6 +271,43 @@ def test_a_reloaded_policy_goes_on_bit_for_bit(
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     with pytest.raises(ActorFailed, match="holds no training state"):
         load(policy, model_folder, optim, tmp_path / "nowhere")
+
+
+def test_other_numbers_of_ranks_and_stages_go_on_from_a_state(
+    policies: dict[int, Policy], model_folder: Path, tmp_path: Path
+) -> None:
+    # With a small ε a gradient that is nothing but rounding moves a weight by the whole rate.
+    optim = OptimSettings(lr=1e-2, weight_decay=0.1, eps=1e-2)
+    for ranks, zero_stage in ((2, 3), (1, 0), (2, 2)):
+        saver = load(policies[ranks], model_folder, optim, zero_stage=zero_stage)
+        saver.update(EXPERIENCE, TEXT, TOTALS).result()
+        folder = tmp_path / f"{ranks} {zero_stage}"
+        saver.save_state(folder).result()
+        saver.update(EXPERIENCE, TEXT, TOTALS).result()
+        wanted = weights(saver)
+        for others, stage in ((1, 0), (2, 1), (2, 3), (1, 2)):
+            other = load(policies[others], model_folder, optim, folder, zero_stage=stage)
+            other.update(EXPERIENCE, TEXT, TOTALS).result()
+            for name, weight in weights(other).items():
+                assert torch.allclose(weight, wanted[name], atol=1e-5), (folder, stage, name)
+    assert not [file for file in tmp_path.rglob("*") if file.suffix in (".pt", ".pkl", ".bin")]
+
+
+def test_the_state_of_another_model_or_of_none_is_refused(
+    policies: dict[int, Policy], model_folder: Path, tmp_path: Path
+) -> None:
+    policy = load(policies[1], model_folder)
+    policy.save_state(tmp_path / "state").result()
+    # Nothing was learnt: there are no moments yet, and there need not be.
+    load(policies[1], model_folder, state=tmp_path / "state")
+    config = AutoConfig.from_pretrained(model_folder)
+    config.intermediate_size += 32
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "wider")
+    with pytest.raises(ActorFailed, match=r"of another model: .*mlp.*\[64, 128\].*\[64, 160\]"):
+        load(policies[1], tmp_path / "wider", state=tmp_path / "state")
+    (tmp_path / "state/state.json").unlink()
+    with pytest.raises(ActorFailed, match="holds no training state, or an unfinished one"):
+        load(policies[1], model_folder, state=tmp_path / "state")
 
 
 @pytest.mark.parametrize("zero_stage", [0, 3])
