@@ -4,14 +4,14 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from actors.critic import Critic, CriticSettings
 from actors.engines.protocol import OptimSettings
 from actors.group import ActorFailed
 from actors.placement import Placement, RaySession, RaySettings, RoleResources, start_ray
 from actors.policy import Policy, PolicySettings
-from actors.reference import Reference, ReferenceSettings
+from actors.reference import PolicyBase, Reference, ReferenceSettings
 from actors.rollout import PushReport, Rollout, RolloutSettings, push
 from actors.rollout.no_engine import NoEngine
 from actors.rollout.rollout import ROLE
@@ -35,7 +35,10 @@ class CrewSettings(Settings):
     critic: CriticSettings | None = Field(
         CriticSettings(), description="none: for estimators of advantages without one"
     )
-    reference: ReferenceSettings = ReferenceSettings()
+    reference: ReferenceSettings | None = Field(
+        ReferenceSettings(),
+        description="none: the policy with its adapters off (crew.policy.lora), without a copy",
+    )
     scorer: ScorerSettings = ScorerSettings()
     rollout: RolloutSettings = RolloutSettings()
     restarts: int = Field(
@@ -44,6 +47,15 @@ class CrewSettings(Settings):
     micro_batch_tokens: int = Field(
         8192, gt=0, description="tokens per forward and backward pass of a rank, padding counted"
     )
+
+    @model_validator(mode="after")
+    def _a_reference(self) -> "CrewSettings":
+        if self.reference is None and self.policy.lora is None:
+            raise ValueError(
+                "reference null is the policy with its adapters off, and policy.lora is not set:"
+                " give one of them"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,9 @@ class Crew:
         self.placement = placement
         self.policy = Policy.start(settings.policy, placement)
         self.critic = Critic.start(settings.critic, placement) if settings.critic else None
-        self.reference = Reference.start(settings.reference, placement)
+        self.reference: Reference | PolicyBase = PolicyBase(self.policy)
+        if settings.reference is not None:
+            self.reference = Reference.start(settings.reference, placement)
         self.scorer = Scorer.start(settings.scorer, placement)
         self.rollout: Rollout | NoEngine = NoEngine()
         if self._has_engines:
@@ -118,9 +132,10 @@ class Crew:
                 state and state / "policy_state",
                 tokens,
             ),
-            self.reference.load(models.reference, tokens),
             self.scorer.load(models.reward_model),
         ]
+        if isinstance(self.reference, Reference):
+            pending.append(self.reference.load(models.reference, tokens))
         if self.critic is not None:
             pending.append(
                 self.critic.load(

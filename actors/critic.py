@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from actors.batch import BatchError, Experience, Sequences, Totals, micro_batches, partition
+from actors.engines.lora import LoraSettings, add_adapters
 from actors.engines.protocol import Engine, EngineSettings, OptimSettings
 from actors.forward import forward
 from actors.group import Group, Pending, done
@@ -25,6 +26,10 @@ class CriticSettings(RoleResources):
     """The critic's ranks."""
 
     engine: EngineSettings = EngineSettings()
+    lora: LoraSettings | None = Field(
+        default=None,
+        description="adapters over a frozen body, beside the value head; none: all weights learn",
+    )
     value_clip: float | None = Field(
         default=None,
         gt=0,
@@ -87,6 +92,8 @@ class CriticWorker(Worker):
         torch.manual_seed(seed_of(seed, "critic", sample=self.place.rank))
         self.micro_batch_tokens = micro_batch_tokens
         model = value_model(folder)
+        if self.settings.lora is not None:
+            add_adapters(model.body, self.settings.lora, seed)
         self.engine: Engine = DeepSpeedEngine(model, model.value_head, optim, self.settings.engine)
         self.gradient = Gradient(self.engine)
         if state is not None:

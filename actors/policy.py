@@ -13,9 +13,11 @@ from pydantic import Field
 from torch import Tensor
 
 from actors.batch import Experience, Sequences, Totals, micro_batches, partition
+from actors.engines.lora import LoraSettings, adapters_off, add_adapters
 from actors.engines.protocol import Engine, EngineSettings, OptimSettings
 from actors.forward import (
     LogprobResult,
+    Logprobs,
     entropy_head,
     forward,
     logprob_head,
@@ -57,6 +59,9 @@ class PolicySettings(RoleResources):
 
     engine: EngineSettings = EngineSettings()
     loss: PolicyLossSettings = PolicyLossSettings()
+    lora: LoraSettings | None = Field(
+        default=None, description="adapters over a frozen base; none: all weights learn"
+    )
     ptx_coef: float = Field(
         default=0.5, ge=0, description="weight of the pre-training loss; 0: none"
     )
@@ -89,6 +94,8 @@ class PolicyWorker(Worker):
         self.source = folder
         self.micro_batch_tokens = micro_batch_tokens
         model: Any = causal_lm(str(folder))
+        if self.settings.lora is not None:
+            add_adapters(model, self.settings.lora, seed)
         self.model = model
         self.engine: Engine = DeepSpeedEngine(
             model, model.get_output_embeddings(), optim, self.settings.engine
@@ -104,6 +111,12 @@ class PolicyWorker(Worker):
         if temperature != 1.0:
             heads.append(logprob_head(1.0))
         return LogprobResult(*forward(self.engine, heads, batch, self.micro_batch_tokens))
+
+    def base_logprobs(self, batch: Sequences, temperature: float) -> Logprobs:
+        """Log-probs of this rank's share under the base alone, its adapters off."""
+        with adapters_off(self.model):
+            heads = [logprob_head(temperature)]
+            return Logprobs(*forward(self.engine, heads, batch, self.micro_batch_tokens))
 
     def accumulate(self, experience: Experience, totals: Totals, temperature: float) -> None:
         """A part of the next `update`."""
@@ -162,7 +175,8 @@ class PolicyWorker(Worker):
         """On rank 0: write a Hugging Face folder, fp32 safetensors, with the tokenizer's files."""
         if self._only_helps():
             return
-        state = dict(self.engine.named_weights()) if self.engine.partitioned else None
+        whole = self.engine.adapted or self.engine.partitioned
+        state = dict(self.engine.named_weights()) if whole else None
         self.model.save_pretrained(folder, state_dict=state)
         for pattern in _TOKENIZER_FILES:
             for file in sorted(self.source.glob(pattern)):
@@ -246,6 +260,11 @@ class Policy:
             )
 
         return pending.then(joined)
+
+    def base_logprobs(self, batch: Sequences, temperature: float = 1.0) -> Pending[Logprobs]:
+        """Log-probs at the action tokens under the frozen base of the adapters."""
+        pending, join = self.group.deal("base_logprobs", batch, temperature)
+        return pending.then(lambda parts: Logprobs(join([part.logprobs for part in parts])))
 
     def accumulate(
         self, experience: Experience, totals: Totals, temperature: float = 1.0

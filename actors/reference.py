@@ -10,6 +10,7 @@ from actors.batch import Sequences
 from actors.forward import Logprobs, logprob_head, over_actions
 from actors.group import Group, Pending, done
 from actors.placement import Placement, RoleResources
+from actors.policy import Policy
 from actors.worker import Rank, Worker
 from pretrain_core.precision import Dtype, products_of
 
@@ -72,3 +73,22 @@ class Reference:
     def close(self) -> None:
         """End the ranks."""
         self.group.close()
+
+
+class PolicyBase:
+    """Stands where a reference stands: the frozen base under the policy's adapters."""
+
+    group = None
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def load(self, model: Path, micro_batch_tokens: int = 8192) -> None:
+        """Nothing to load: the policy has it."""
+
+    def logprobs(self, batch: Sequences, temperature: float = 1.0) -> Pending[Logprobs]:
+        """As `Reference`."""
+        return self.policy.base_logprobs(batch, temperature)
+
+    def close(self) -> None:
+        """Nothing to end."""

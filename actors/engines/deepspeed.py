@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from actors.batch import Sequences
 from actors.engines.door import Door
+from actors.engines.lora import has_adapters, merged_weights
 from actors.engines.protocol import EngineSettings, NonFiniteError, OptimSettings
 from actors.engines.state import load_state, save_state
 from pretrain_core.precision import products_of
@@ -33,6 +35,7 @@ class DeepSpeedEngine:
         self.sharded = settings.zero_stage > 0
         self.partitioned = settings.zero_stage == 3
         self.model = model
+        self.adapted = has_adapters(model)
         self.door = Door(model, head, autocast=False)
         self.engine = _initialise(self.door, _adamw(model, optim), optim, settings)
         # Only now is it known where the model lives.
@@ -95,22 +98,22 @@ class DeepSpeedEngine:
         load_state(self, folder)
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Full fp32 weights under Hugging Face names; tied ones once."""
-        if not self.partitioned:
-            for name, parameter in self.model.named_parameters():
-                yield name, parameter.detach()
-            return
+        """Full fp32 weights under Hugging Face names, adapters merged; tied ones once."""
         from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 
+        if self.adapted or self.partitioned:
+            yield from merged_weights(
+                self.model, partial(GatheredParameters, enabled=self.partitioned)
+            )
+            return
         for name, parameter in self.model.named_parameters():
-            with GatheredParameters([parameter]):
-                whole = parameter.detach().clone()
-            yield name, whole
+            yield name, parameter.detach()
 
 
 def _adamw(model: nn.Module, optim: OptimSettings) -> torch.optim.AdamW:
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() <= 1]
+    learning = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in learning if p.dim() > 1]
+    others = [p for p in learning if p.dim() <= 1]
     groups = [
         {"params": matrices, "weight_decay": optim.weight_decay},
         {"params": others, "weight_decay": 0.0},

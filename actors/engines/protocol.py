@@ -55,11 +55,13 @@ class Engine(Protocol):
     """One model with its optimiser on this rank and its peers.
 
     `products`: the format of matrix products. `partitioned`: no rank has the whole weights, so
-    that every forward and every look at them is something that all ranks do together.
+    that every forward and every look at them is something that all ranks do together. `adapted`:
+    only adapters over a frozen base learn.
     """
 
     products: torch.dtype
     partitioned: bool
+    adapted: bool
 
     def outputs(self, batch: Sequences) -> Tensor:
         """Head outputs one position before each action token, `[actions, …]`.

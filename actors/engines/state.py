@@ -26,7 +26,7 @@ _RANDOM = "torch"
 
 
 def save_state(engine: "DeepSpeedEngine", folder: Path) -> None:
-    """Write weights, AdamW's moments and the ranks' random state; every rank calls it.
+    """Write all weights that learn, AdamW's moments and random states; every rank calls it.
 
     The files are shared out among the ranks; the index comes last.
     """
@@ -34,7 +34,7 @@ def save_state(engine: "DeepSpeedEngine", folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if _step(engine):
         _link(engine)
-    parameters = dict(engine.model.named_parameters())
+    parameters = _learning(engine)
     files = {}
     for number, names in enumerate(_shards(parameters)):
         file = f"state-{number:05d}.safetensors"
@@ -64,7 +64,7 @@ def load_state(engine: "DeepSpeedEngine", folder: Path) -> None:
     if not (folder / INDEX).is_file():
         raise TrainingStateError(f"{folder} holds no training state, or an unfinished one")
     index = read_json(folder / INDEX)
-    parameters = dict(engine.model.named_parameters())
+    parameters = _learning(engine)
     _check(folder, index["shapes"], _shapes(parameters))
     if index["step"]:
         _prime(engine)
@@ -78,6 +78,11 @@ def load_state(engine: "DeepSpeedEngine", folder: Path) -> None:
     random = _random(folder, dist.get_rank(), dist.get_world_size())
     if random.is_file():
         torch.set_rng_state(load_file(random)[_RANDOM])
+
+
+def _learning(engine: "DeepSpeedEngine") -> dict[str, nn.Parameter]:
+    named = engine.model.named_parameters()
+    return {name: parameter for name, parameter in named if parameter.requires_grad}
 
 
 def _shards(parameters: Mapping[str, nn.Parameter]) -> Iterator[list[str]]:

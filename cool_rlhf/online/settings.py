@@ -84,6 +84,15 @@ class OnlineRecipe(Settings):
     )
     gate: GateSettings = GateSettings()
 
+    @model_validator(mode="after")
+    def _a_reference_of_its_own(self) -> "OnlineRecipe":
+        if self.ppo.crew.reference is None:
+            raise ValueError(
+                "ppo.crew.reference: rounds measure KL before there is a policy, so the reference"
+                " needs a copy of its own"
+            )
+        return self
+
 
 class OnlineSettings(OnlineRecipe):
     """A run of online rounds: PPO, evaluate, sample, label, update the reward model, gate."""

@@ -239,3 +239,12 @@ class PPOSettings(PPORecipe):
     evaluation: EvaluationSettings | None = Field(
         None, description="jobs that measure each saved policy; none: the last one is kept"
     )
+
+    @model_validator(mode="after")
+    def _one_base(self) -> "PPOSettings":
+        if self.initial_policy is not None and self.crew.reference is None:
+            raise ValueError(
+                "initial_policy would be the base of the adapters, and so the reference, in the"
+                " place of `policy`: give crew.reference, or start at `policy`"
+            )
+        return self

@@ -64,6 +64,30 @@ def test_the_first_gradient_is_that_of_a_plain_value_loss(
     assert halved["critic/grad_norm"] == pytest.approx(metrics["critic/grad_norm"] / 2, 1e-4)
 
 
+def test_values_that_move_too_far_pay_the_larger_error(
+    ray_session: object, scoring_folder: Path
+) -> None:
+    """Clipped, on two ranks that share the weights: the loss of plain PyTorch."""
+    settings = CriticSettings(
+        world_size=2,
+        cpus=0.5,
+        engine=EngineSettings(dtype="float32", zero_stage=3),
+        value_clip=0.2,
+    )
+    critic = Critic.start(settings)
+    critic.load(scoring_folder, OptimSettings(lr=1e-2), 1, None, 64).result()
+    at = EXPERIENCE.sequences.is_action
+    assert EXPERIENCE.returns is not None
+    # Values are 0 so far: as if they had been 1 before this iteration's steps.
+    stale = replace(EXPERIENCE, old_values=torch.ones(len(EXPERIENCE.sequences.tokens)))
+    found = critic.update(stale, TOTALS).result()
+    returns = EXPERIENCE.returns[at]
+    errors = torch.maximum(returns.square(), (0.8 - returns).square())
+    assert found["loss/value_avg"] == pytest.approx(0.5 * float(errors.mean()), rel=1e-5)
+    assert not torch.equal(errors, returns.square())
+    critic.close()
+
+
 def test_it_learns_and_goes_on_bit_for_bit_after_a_reload(
     critic: Critic, scoring_folder: Path, tmp_path: Path
 ) -> None:

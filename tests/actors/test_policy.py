@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from actors.batch import Experience, Sequences, Totals
+from actors.engines.lora import LoraSettings
 from actors.engines.protocol import EngineSettings, NonFiniteError, OptimSettings
 from actors.group import ActorFailed, Group
 from actors.losses import Actions, PolicyLossSettings, policy_loss, pretrain_loss, token_shares
@@ -271,6 +272,47 @@ def test_a_reloaded_policy_goes_on_bit_for_bit(
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     with pytest.raises(ActorFailed, match="holds no training state"):
         load(policy, model_folder, optim, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("ranks", "zero_stage"), [(1, 0), (2, 2), (2, 3)])
+def test_adapters_learn_over_a_frozen_base_that_is_the_reference(
+    policies: dict[int, Policy], model_folder: Path, tmp_path: Path, ranks: int, zero_stage: int
+) -> None:
+    optim, lora = OptimSettings(lr=1e-2), LoraSettings(rank=4, alpha=8)
+    policy = load(policies[ranks], model_folder, optim, zero_stage=zero_stage, lora=lora)
+    batch, base = EXPERIENCE.sequences, load_file(model_folder / "model.safetensors")
+    before = policy.logprobs(batch).result().logprobs
+    for _ in range(3):
+        policy.update(EXPERIENCE, TEXT, TOTALS).result()
+    merged = weights(policy)
+    assert merged.keys() == base.keys()
+    changed = {name for name, weight in merged.items() if not torch.equal(weight, base[name])}
+    assert changed == {name for name in base if "_proj" in name}
+    # What is exported and pushed acts as the policy does; the base alone, as what it began with.
+    policy.export(tmp_path / "out").result()
+    stored = load_file(tmp_path / "out/model.safetensors")
+    assert all(torch.equal(weight, merged[name]) for name, weight in stored.items())
+    found = policy.logprobs(batch).result().logprobs
+    for folder, theirs in ((tmp_path / "out", found), (model_folder, before)):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        ends = batch.cu_seqlens.tolist()
+        with torch.no_grad():
+            rows = [
+                alone(model, batch.tokens[a:b].tolist(), batch.is_action[a:b].tolist())
+                for a, b in itertools.pairwise(ends)
+            ]
+        assert torch.allclose(theirs, torch.cat(rows), atol=1e-5)
+    assert (found - before).abs().max() > 1e-2
+    assert torch.allclose(policy.base_logprobs(batch).result().logprobs, before, atol=1e-5)
+    # A state holds the adapters alone, and goes on bit for bit.
+    policy.save_state(tmp_path / "state").result()
+    files = sorted((tmp_path / "state").glob("state-*.safetensors"))
+    assert all(".lora_" in name for file in files for name in load_file(file))
+    policy.update(EXPERIENCE, TEXT, TOTALS).result()
+    wanted = weights(policy)
+    load(policy, model_folder, optim, tmp_path / "state", zero_stage=zero_stage, lora=lora)
+    policy.update(EXPERIENCE, TEXT, TOTALS).result()
+    assert all(torch.equal(weight, wanted[name]) for name, weight in weights(policy).items())
 
 
 def test_other_numbers_of_ranks_and_stages_go_on_from_a_state(

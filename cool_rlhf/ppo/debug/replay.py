@@ -50,6 +50,7 @@ def replay(source: Path, last: int) -> tuple[Run, Divergence | None]:
             "iterations": last + 1,
             "run": resolved.value.run.model_copy(update={"name": name, "seed": whole.seed}),
             "hacks": resolved.value.hacks.model_copy(update={"every": 0}),
+            "evaluation": None,
         }
     )
     check_inputs(settings)

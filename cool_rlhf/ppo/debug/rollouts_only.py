@@ -40,6 +40,7 @@ def sample_only(resolved: Resolved[PPOSettings]) -> Run:
         if settings.environment is not None:
             environment = stack.enter_context(closing(build_environment(settings.environment)))
         rollouts = make_rollouts(settings, inputs, run, rollout, environment)
+        stack.callback(rollouts.close)
         _sample(settings, inputs, run, rollouts, rewards, stop)
     return run
 

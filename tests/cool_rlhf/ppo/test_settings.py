@@ -48,6 +48,7 @@ def test_a_critic_goes_with_its_estimator(changes: dict[str, Any], message: str)
         ),
         ({"sampling": {"temperature": 0}}, "temperature 0 always says the same"),
         ({"layout": {"name": "async"}}, "older weights sampled some: set it to decoupled"),
+        ({"crew": {**BASE["crew"], "reference": None}}, "policy.lora is not set: give one of them"),
         (
             {
                 "layout": {"name": "async"},
