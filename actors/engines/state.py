@@ -3,7 +3,7 @@ stage to read."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -11,12 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from actors.batch import Sequences
 from actors.engines.protocol import TrainingStateError
 from actors.forward import IDLE
 from pretrain_core.runs import read_json, write_json
-
-if TYPE_CHECKING:
-    from actors.engines.deepspeed import DeepSpeedEngine
 
 INDEX = "state.json"
 SHARD_BYTES = 2**31
@@ -25,7 +23,22 @@ WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
 _RANDOM = "torch"
 
 
-def save_state(engine: "DeepSpeedEngine", folder: Path) -> None:
+class Trained(Protocol):
+    """What of a DeepSpeed engine is looked at: `engine` is DeepSpeed's own."""
+
+    model: nn.Module
+    engine: Any
+    sharded: bool
+    partitioned: bool
+
+    def outputs(self, batch: Sequences) -> Tensor:
+        """See `Engine`."""
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """See `Engine`."""
+
+
+def save_state(engine: Trained, folder: Path) -> None:
     """Write all weights that learn, AdamW's moments and random states; every rank calls it.
 
     The files are shared out among the ranks; the index comes last.
@@ -55,7 +68,7 @@ def save_state(engine: "DeepSpeedEngine", folder: Path) -> None:
     dist.barrier()
 
 
-def load_state(engine: "DeepSpeedEngine", folder: Path) -> None:
+def load_state(engine: Trained, folder: Path) -> None:
     """Bring back `save_state`; every rank calls it. Learning rate and the like stay as set now.
 
     With as many ranks as saved it, the random state comes back too, and the training goes on bit
@@ -80,7 +93,7 @@ def load_state(engine: "DeepSpeedEngine", folder: Path) -> None:
         torch.set_rng_state(load_file(random)[_RANDOM])
 
 
-def _learning(engine: "DeepSpeedEngine") -> dict[str, nn.Parameter]:
+def _learning(engine: Trained) -> dict[str, nn.Parameter]:
     named = engine.model.named_parameters()
     return {name: parameter for name, parameter in named if parameter.requires_grad}
 
@@ -98,7 +111,7 @@ def _shards(parameters: Mapping[str, nn.Parameter]) -> Iterator[list[str]]:
         yield names
 
 
-def _whole(engine: "DeepSpeedEngine", parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:
+def _whole(engine: Trained, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:
     """Weight and moments of a parameter; no moments before the first step."""
     from deepspeed.runtime.zero.partition_parameters import GatheredParameters
     from deepspeed.utils import safe_get_full_optimizer_state
@@ -114,7 +127,7 @@ def _whole(engine: "DeepSpeedEngine", parameter: nn.Parameter) -> Iterator[tuple
             yield key, engine.engine.optimizer.state[parameter][key]
 
 
-def _set(engine: "DeepSpeedEngine", parameter: nn.Parameter, kind: str, value: Tensor) -> None:
+def _set(engine: Trained, parameter: nn.Parameter, kind: str, value: Tensor) -> None:
     from deepspeed.runtime.zero.partition_parameters import GatheredParameters
     from deepspeed.utils import (
         safe_set_full_fp32_param,
@@ -152,7 +165,7 @@ def _part(parameter: Any, value: Tensor) -> Tensor:
     return torch.nn.functional.pad(mine, (0, size - len(mine)))
 
 
-def _prime(engine: "DeepSpeedEngine") -> None:
+def _prime(engine: Trained) -> None:
     """One step of rate 0 on a gradient of 0: the optimiser makes the tensors that are set then."""
     groups = engine.engine.optimizer.param_groups
     rates = [group["lr"] for group in groups]
@@ -165,7 +178,7 @@ def _prime(engine: "DeepSpeedEngine") -> None:
         group["lr"] = rate
 
 
-def _link(engine: "DeepSpeedEngine") -> None:
+def _link(engine: Trained) -> None:
     """Let parameters of stages 1 and 2 find their moments.
 
     DeepSpeed does it after the first group's first step, when the other groups have none yet.
@@ -181,14 +194,14 @@ def _link(engine: "DeepSpeedEngine") -> None:
         lazy_init_hp_params_optimizer_state(parameters, flat, zero.optimizer.state)
 
 
-def _base(engine: "DeepSpeedEngine") -> torch.optim.Optimizer:
+def _base(engine: Trained) -> torch.optim.Optimizer:
     """AdamW, under whatever ZeRO wraps it in."""
     optimizer = engine.engine.optimizer
     found: torch.optim.Optimizer = optimizer.optimizer if engine.sharded else optimizer
     return found
 
 
-def _step(engine: "DeepSpeedEngine") -> int:
+def _step(engine: Trained) -> int:
     return max((int(state["step"]) for state in _base(engine).state.values()), default=0)
 
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from actors.crew import Crew
-from cool_rlhf.ppo.build import Trained, check_inputs, train_ppo
+from cool_rlhf.ppo.build import Trained, train_ppo
+from cool_rlhf.ppo.inputs import check_inputs
 from cool_rlhf.ppo.settings import PPOSettings
 from cool_rlhf.report import compose
 from pretrain_core.runs import Run, StopSignal

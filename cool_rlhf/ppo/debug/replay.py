@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 from actors.crew import Crew
-from cool_rlhf.ppo.build import Trained, check_inputs, train_ppo
+from cool_rlhf.ppo.build import Trained, train_ppo
+from cool_rlhf.ppo.inputs import check_inputs
 from cool_rlhf.ppo.settings import PPOSettings
 from cool_rlhf.report import compose
 from cool_rlhf.report.divergence import Divergence, first_divergence

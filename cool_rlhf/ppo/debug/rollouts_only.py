@@ -5,7 +5,8 @@ from contextlib import ExitStack, closing
 from actors.placement import Placement, start_ray
 from actors.rollout import Rollout
 from actors.scorer import Scorer
-from cool_rlhf.ppo.build import Inputs, check_inputs, make_rewards, make_rollouts
+from cool_rlhf.ppo.build import make_rewards, make_rollouts
+from cool_rlhf.ppo.inputs import Inputs, check_inputs
 from cool_rlhf.ppo.monitor.measure import Clock
 from cool_rlhf.ppo.rewards import Rewards
 from cool_rlhf.ppo.sampling.environment import build_environment

@@ -26,6 +26,7 @@ class Evaluations:
     run: Path
     examination: Examination
     _jobs: dict[Any, str] = field(default_factory=dict)
+    _begun: set[str] = field(default_factory=set)
 
     @property
     def folder(self) -> Path:
@@ -33,24 +34,25 @@ class Evaluations:
         return self.run / FOLDER
 
     def begin(self, name: str, policy: Path) -> None:
-        """Start the job of a policy, unless it has its result or is under way.
+        """Start the job of a policy, unless it has its result or was begun: a job is tried once.
 
         Raises PlacementError where the cluster has no room for a job beside the roles.
         """
         import ray
 
-        if self._file(name).exists() or name in self._jobs.values():
+        if self._file(name).exists() or name in self._begun:
             return
         settings = self.examination.settings
         wanted = {"CPU": settings.cpus} | ({"GPU": settings.gpus} if settings.gpus else {})
         free = ray.available_resources()
-        # Jobs of earlier policies give their room back; a role never does.
-        if not self._jobs and any(free.get(kind, 0) < count for kind, count in wanted.items()):
+        # Asked once, before the training: later jobs wait for the room that earlier ones give back.
+        if not self._begun and any(free.get(kind, 0) < count for kind, count in wanted.items()):
             raise PlacementError(
                 f"an evaluation job needs {wanted} beside the roles, free are"
                 f" { {kind: free.get(kind, 0) for kind in wanted} }: give the cluster more (logical"
                 " CPUs are only counted), or ask for less with evaluation.cpus and evaluation.gpus"
             )
+        self._begun.add(name)
         environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(settings.threads)}
         job = (
             ray.remote(evaluate_policy)

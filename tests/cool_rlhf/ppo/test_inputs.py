@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from cool_rlhf.ppo.build import PPOInputError, check_inputs
+from cool_rlhf.ppo.inputs import PPOInputError, check_inputs
 from cool_rlhf.ppo.sampling.prompts import PromptError
 from cool_rlhf.ppo.settings import BatchSettings, PPOSettings
 from pretrain_core.data import TokenStore
+from pretrain_core.errors import InputError
 from pretrain_core.settings import SettingsError, load
 from tests.cool_rlhf.conftest import Artefacts
 
@@ -46,6 +47,17 @@ def test_missing_model_names_the_key_and_the_command_that_makes_it(tiny: list[st
 def test_missing_prompts(tiny: list[str]) -> None:
     with pytest.raises(PromptError, match="no such prompt file"):
         check_inputs(settings([*tiny, "prompts.path=/none.jsonl"]))
+
+
+def test_evaluation_has_prompts_of_its_own_and_a_gold_signal_that_opens(tiny: list[str]) -> None:
+    held_out = "evaluation.prompts=cache:demo/held_out_prompts.jsonl"
+    inputs = check_inputs(settings([*tiny, held_out]))
+    assert inputs.held_out is not None
+    assert len(inputs.held_out) == 8
+    with pytest.raises(PPOInputError, match="is what the policy is trained on"):
+        check_inputs(settings([*tiny, "evaluation.prompts=cache:demo/prompts.jsonl"]))
+    with pytest.raises(InputError, match=r"none\.jsonl"):
+        check_inputs(settings([*tiny, held_out, "evaluation.gold=/none.jsonl"]))
 
 
 def test_relative_paths_inside_a_ray_job(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
