@@ -69,6 +69,16 @@ def weights(policy: Policy) -> dict[str, Tensor]:
     return every[0]
 
 
+def one_by_one(model: Any, batch: Sequences) -> Tensor:
+    """Log-probs `[tokens]`, each sequence by itself, without padding."""
+    ends = batch.cu_seqlens.tolist()
+    rows = [
+        alone(model, batch.tokens[a:b].tolist(), batch.is_action[a:b].tolist())
+        for a, b in itertools.pairwise(ends)
+    ]
+    return torch.cat(rows)
+
+
 def expected_gradients(
     folder: Path, ptx_coef: float = 0.5, loss: PolicyLossSettings | None = None
 ) -> dict[str, Tensor]:
@@ -76,12 +86,7 @@ def expected_gradients(
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
     def logprobs(batch: Sequences) -> Tensor:
-        ends = batch.cu_seqlens.tolist()
-        rows = [
-            alone(model, batch.tokens[a:b].tolist(), batch.is_action[a:b].tolist())
-            for a, b in itertools.pairwise(ends)
-        ]
-        return torch.cat(rows)[batch.is_action]
+        return one_by_one(model, batch)[batch.is_action]
 
     at, loss = EXPERIENCE.sequences.is_action, loss or PolicyLossSettings()
     assert EXPERIENCE.behaviour_logprobs is not None
@@ -180,13 +185,7 @@ def test_logprobs_are_those_of_the_model_and_the_ratio_starts_at_one(
     batch = EXPERIENCE.sequences
     found = policy.logprobs(batch).result()
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
-    ends = batch.cu_seqlens.tolist()
-    with torch.no_grad():
-        rows = [
-            alone(model, batch.tokens[a:b].tolist(), batch.is_action[a:b].tolist())
-            for a, b in itertools.pairwise(ends)
-        ]
-    assert torch.allclose(found.logprobs, torch.cat(rows), atol=1e-5)
+    assert torch.allclose(found.logprobs, one_by_one(model, batch), atol=1e-5)
     assert (found.entropy[batch.is_action] > 0).all()
     assert found.entropy[~batch.is_action].abs().sum() == 0
     # Ranks with unequal numbers of micro-batches go forward together where weights are partitioned.
@@ -295,13 +294,7 @@ def test_adapters_learn_over_a_frozen_base_that_is_the_reference(
     found = policy.logprobs(batch).result().logprobs
     for folder, theirs in ((tmp_path / "out", found), (model_folder, before)):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        ends = batch.cu_seqlens.tolist()
-        with torch.no_grad():
-            rows = [
-                alone(model, batch.tokens[a:b].tolist(), batch.is_action[a:b].tolist())
-                for a, b in itertools.pairwise(ends)
-            ]
-        assert torch.allclose(theirs, torch.cat(rows), atol=1e-5)
+        assert torch.allclose(theirs, one_by_one(model, batch), atol=1e-5)
     assert (found - before).abs().max() > 1e-2
     assert torch.allclose(policy.base_logprobs(batch).result().logprobs, before, atol=1e-5)
     # A state holds the adapters alone, and goes on bit for bit.
