@@ -21,6 +21,7 @@ from actors.group import Group, Pending
 from actors.placement import RoleResources
 from actors.rollout import Rollout
 from actors.rollout.requests import Finished, Request, SamplingSettings
+from actors.rollout.stream import RolloutStream
 from actors.rollout.weights.wire import Manifest, TransferAddress, WeightSender
 from actors.rollout.worker import RolloutWorker
 from actors.worker import Worker
@@ -173,6 +174,17 @@ def cut_after(tokens: list[int], text: str, tokenizer: PreTrainedTokenizerFast) 
         if text in tokenizer.decode(tokens[:end], clean_up_tokenization_spaces=False):
             return tokens[:end]
     return tokens
+
+
+class HaltingStream(RolloutStream):
+    """Waits after the first reply until it is paused, so that the others are cut for sure."""
+
+    halted = False
+
+    def _end(self, rank: int, ended: Sequence[Finished]) -> None:
+        super()._end(rank, ended)
+        if ended and not self.halted:
+            self.halted = self._stopping = True
 
 
 class ScriptedReplica(Worker):

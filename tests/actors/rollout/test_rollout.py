@@ -15,7 +15,6 @@ from actors.rollout.engines.hf_engine import HFEngine
 from actors.rollout.engines.sampling import nucleus
 from actors.rollout.engines.vllm_engine import CPU_BATCH_TOKENS
 from actors.rollout.requests import EngineStartError, RequestError, SamplingSettings
-from actors.rollout.stream import RolloutStream
 from actors.rollout.weights.probe import PROBE_SAMPLING, check_probe, probe_batch, probe_requests
 from tests.actors.rollout.support import (
     CONTEXT,
@@ -23,6 +22,7 @@ from tests.actors.rollout.support import (
     STOP,
     WARM,
     ForgetfulRollout,
+    HaltingStream,
     HolderPolicy,
     cut_after,
     make_folder,
@@ -159,19 +159,15 @@ def test_a_push_changes_replies_to_those_of_a_fresh_engine(
 
 
 def test_replies_that_a_push_cuts_go_on_under_the_new_weights(
-    rollout: ForgetfulRollout,
-    holder: HolderPolicy,
-    untied: tuple[Path, Path],
-    monkeypatch: pytest.MonkeyPatch,
+    rollout: ForgetfulRollout, holder: HolderPolicy, untied: tuple[Path, Path]
 ) -> None:
     """Each token is the greedy one of the weights that its version names, its log-probs theirs."""
-    # A token at a time, so that the push comes before the next replies end.
-    monkeypatch.setattr("actors.rollout.stream.SLICE_S", 0)
+    rollout.load(untied[0], version=0)
     stop = tuple(range(0, 512, 16))
     sampling = GREEDY.model_copy(update={"max_new_tokens": 40})
     whole = tokens_of(sampled(rollout, sampling, stop=stop))
     holder.hold(untied[1])
-    stream = RolloutStream(rollout, sampling, stop)
+    stream = HaltingStream(rollout, sampling, stop)
     stream.submit(requests(12))
     replies = {reply.id: reply for reply in [stream.take()]}
     with stream.paused():

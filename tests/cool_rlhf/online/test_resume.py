@@ -1,4 +1,4 @@
-"""Two real rounds (Ray, vLLM, DeepSpeed), stopped in the first, killed in the second, resumed."""
+"""Two real rounds (Ray, vLLM, DeepSpeed), killed in the second or stopped in the first, resumed."""
 
 import json
 import os
@@ -15,9 +15,10 @@ from pretrain_core.runs import read_json
 from tests.cool_rlhf.conftest import Artefacts
 from tests.support import ENGINE_ENVIRONMENT
 
+ITERATIONS = 6
 NANO = [
     "rounds=2",
-    "ppo.iterations=8",
+    f"ppo.iterations={ITERATIONS}",
     "ppo.checkpoint_every=2",
     "ppo.batch.prompts=8",
     "ppo.warmup.iterations=1",
@@ -88,36 +89,46 @@ def sampled(run: Path) -> list[str]:
     return ids
 
 
+def assert_equal(whole_run: Path, other_run: Path) -> None:
+    for number in (1, 2):
+        whole, other = (run / "rounds" / str(number) for run in (whole_run, other_run))
+        assert reproducible(whole) == reproducible(other)
+        ids = sampled(other)
+        assert len(ids) == len(set(ids)) == ITERATIONS * 8
+        assert (
+            read_json(whole / "evaluation.json")["samples"]
+            == (read_json(other / "evaluation.json")["samples"])
+        )
+
+
 @pytest.mark.timeout(900)
-def test_stopped_in_round_one_and_killed_in_round_two_equals_uninterrupted(
-    artefacts: Artefacts, tmp_path: Path
-) -> None:
+def test_killed_in_round_two_equals_uninterrupted(artefacts: Artefacts, tmp_path: Path) -> None:
     base = ["online", "run", "configs/online/tiny.yaml", *NANO, f"run.root={tmp_path}"]
     log = tmp_path / "log"
     finish([*base, "run.name=whole"], artefacts, log)
-
-    resume = ["online", "resume", str(tmp_path / "killed")]
-    rounds = tmp_path / "killed/rounds"
-    stopped = start([*base, "run.name=killed"], artefacts, log)
-    said = press_ctrl_c_when(stopped, rounds / "1/rollouts/iteration-000002.jsonl", log)
-    assert f"cool-rlhf online resume {tmp_path / 'killed'}" in said
-    assert "Traceback" not in said
-    killed = start(resume, artefacts, log)
+    killed = start([*base, "run.name=killed"], artefacts, log)
     # Iteration 3 of round 2: one past the first checkpoint, so its samples must be replayed.
-    kill_when(killed, rounds / "2/rollouts/iteration-000003.jsonl", log)
-    finish(resume, artefacts, log)
+    kill_when(killed, tmp_path / "killed/rounds/2/rollouts/iteration-000003.jsonl", log)
+    finish(["online", "resume", str(tmp_path / "killed")], artefacts, log)
 
-    for number in (1, 2):
-        whole, again = (tmp_path / name / "rounds" / str(number) for name in ("whole", "killed"))
-        assert reproducible(whole) == reproducible(again)
-        ids = sampled(again)
-        assert len(ids) == len(set(ids)) == 8 * 8
-        assert (
-            read_json(whole / "evaluation.json")["samples"]
-            == (read_json(again / "evaluation.json")["samples"])
-        )
+    assert_equal(tmp_path / "whole", tmp_path / "killed")
     documented = Path("docs/metrics.md").read_text()
     for name in reproducible(tmp_path / "whole/rounds/1")[-1]:
         assert name == "step" or name.startswith("rm/") or f"`{name}`" in documented, name
     assert (tmp_path / "killed" / "report.html").is_file()
     assert read_json(tmp_path / "killed" / "manifest.json")["engine"] == "vllm"
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(900)
+def test_stopped_in_round_one_equals_uninterrupted(artefacts: Artefacts, tmp_path: Path) -> None:
+    base = ["online", "run", "configs/online/tiny.yaml", *NANO, f"run.root={tmp_path}"]
+    log = tmp_path / "log"
+    finish([*base, "run.name=whole"], artefacts, log)
+    stopped = start([*base, "run.name=stopped"], artefacts, log)
+    ready = tmp_path / "stopped/rounds/1/rollouts/iteration-000002.jsonl"
+    said = press_ctrl_c_when(stopped, ready, log)
+    assert f"cool-rlhf online resume {tmp_path / 'stopped'}" in said
+    assert "Traceback" not in said
+    finish(["online", "resume", str(tmp_path / "stopped")], artefacts, log)
+    assert_equal(tmp_path / "whole", tmp_path / "stopped")
