@@ -71,17 +71,6 @@ class Rollouts:
     def close(self) -> None:
         """End what samples beside the caller: here, nothing does."""
 
-    def _wanted(self, iteration: int, prompts: Sequence[Prompt]) -> Wanted:
-        wanted: Wanted = {}
-        asked: Counter[str] = Counter()
-        for prompt in prompts:
-            # Where one pass over the prompts ends and the next begins, a prompt may come twice.
-            for _ in range(self.samples_per_prompt):
-                sample = asked[prompt.id]
-                wanted[f"{iteration}/{prompt.id}/{sample}"] = (prompt, sample)
-                asked[prompt.id] += 1
-        return wanted
-
     def again(
         self, iteration: int, trajectories: Sequence[Trajectory], refused: Mapping[str, str]
     ) -> list[Trajectory]:
@@ -93,6 +82,17 @@ class Rollouts:
                 wanted[_next_id(old.id)] = (self._prompt_of(old), old.sample)
         fresh = iter(self._sampled(iteration, wanted))
         return [next(fresh) if t.id in refused else t for t in trajectories]
+
+    def _wanted(self, iteration: int, prompts: Sequence[Prompt]) -> Wanted:
+        wanted: Wanted = {}
+        asked: Counter[str] = Counter()
+        for prompt in prompts:
+            # Where one pass over the prompts ends and the next begins, a prompt may come twice.
+            for _ in range(self.samples_per_prompt):
+                sample = asked[prompt.id]
+                wanted[f"{iteration}/{prompt.id}/{sample}"] = (prompt, sample)
+                asked[prompt.id] += 1
+        return wanted
 
     def _sampled(self, iteration: int, wanted: Wanted) -> list[Trajectory]:
         """All that is wanted, in that order."""
