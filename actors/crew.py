@@ -79,6 +79,7 @@ class Crew:
         self.settings = settings
         self.session = session
         self._has_engines = engines
+        self.rollout: Rollout | NoEngine = NoEngine()
         self._start_roles()
 
     @classmethod
@@ -114,9 +115,12 @@ class Crew:
         if settings.reference is not None:
             self.reference = Reference.start(settings.reference, placement)
         self.scorer = Scorer.start(settings.scorer, placement)
-        self.rollout: Rollout | NoEngine = NoEngine()
         if self._has_engines:
-            self.rollout = Rollout.start(settings.rollout, placement)
+            # Those that ran before name the engine that is to run again.
+            engines = (
+                self.rollout.settings if isinstance(self.rollout, Rollout) else settings.rollout
+            )
+            self.rollout = Rollout.start(engines, placement)
 
     def load(self, models: Models, state: Path | None = None, version: int = 0) -> None:
         """Load all roles, the trained ones from the training state in `state` if given.

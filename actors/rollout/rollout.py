@@ -76,6 +76,8 @@ class Rollout:
                 return
             self.restart()
         self._facts = self._start(model, version)
+        # What has run once is what starts again: a death is no reason for another engine.
+        self.settings = self.settings.model_copy(update={"engine": self._name})
         self.version = version
 
     @property

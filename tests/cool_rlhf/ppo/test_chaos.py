@@ -65,14 +65,14 @@ class Mortal:
             return []
 
 
-def kill(process: psutil.Process) -> str:
-    """SIGKILL; what it was."""
+def kill(process: psutil.Process) -> str | None:
+    """SIGKILL; what it was, None where it had just ended."""
     try:
-        name = " ".join(process.cmdline()[:1])[-40:] or process.name()
+        name = " ".join(process.cmdline()) or process.name()
         process.send_signal(signal.SIGKILL)
     except psutil.NoSuchProcess:
-        return "one that had just ended"
-    return name
+        return None
+    return name[:80]
 
 
 @pytest.mark.chaos
@@ -92,14 +92,16 @@ def test_random_kills_of_any_process_change_nothing(artefacts: Artefacts, tmp_pa
             assert time.monotonic() < deadline, (killed, log.read_text()[-4000:])
             time.sleep(0.05)
         time.sleep(float(draws.uniform(0, 3)))
-        # A run that is between two drivers has none to choose from.
-        while mortal.alive() and not (processes := mortal.processes()):
-            time.sleep(0.05)
-        killed.append(kill(processes[int(draws.integers(len(processes)))]))
+        while mortal.alive() and len(killed) == number:
+            # Between two drivers there is none to choose from.
+            if processes := mortal.processes():
+                name = kill(processes[int(draws.integers(len(processes)))])
+                killed += [name] if name else []
     deadline = time.monotonic() + PATIENCE_S
     while mortal.alive():
         assert time.monotonic() < deadline, (killed, log.read_text()[-4000:])
         time.sleep(0.2)
+    assert len(killed) == KILLS
     runs = tmp_path / "whole", tmp_path / "killed"
     assert reproducible(runs[0]) == reproducible(runs[1])
     assert first_divergence(*runs) is None
