@@ -103,14 +103,9 @@ def _train(
         with run.phase("evaluations"):
             kept = evaluations.finish() if evaluations is not None else None
     run.record(engine=crew.rollout.engine, quarantined_prompts=len(inputs.prompts.quarantined))
-    moved = [
-        iteration
-        for iteration in trainer.checkpoints.saved()
-        if iteration >= trainer.warmup.iterations
-    ]
     policy = trainer.checkpoints.policy
     return Trained(
-        early=policy(moved[0]),
+        early=policy(trainer.moved()[0]),
         late=late,
         selected=late if kept is None else policy(int(kept.name)),
         reason=None if kept is None else kept.reason,

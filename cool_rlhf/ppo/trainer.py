@@ -83,6 +83,10 @@ class Trainer:
         progress.close()
         return self.checkpoints.policy(self.settings.iterations - 1)
 
+    def moved(self) -> list[int]:
+        """Iterations with a checkpoint whose policy had left its beginning, ascending."""
+        return [one for one in self.checkpoints.saved() if one >= self.warmup.iterations]
+
     def _learn(
         self, iteration: int, prompts: Sequence[Prompt], clock: Clock
     ) -> tuple[Batch, UpdateMetrics]:
@@ -108,10 +112,8 @@ class Trainer:
         """Begin a job for each saved policy that has moved, take the results of those that end."""
         if self.evaluations is None:
             return
-        for iteration in self.checkpoints.saved():
-            if iteration >= self.warmup.iterations:
-                name = f"{iteration:06d}"
-                self.evaluations.begin(name, self.checkpoints.policy(iteration))
+        for iteration in self.moved():
+            self.evaluations.begin(f"{iteration:06d}", self.checkpoints.policy(iteration))
         self.evaluations.collect()
 
     def _text(self, iteration: int) -> Sequences | None:

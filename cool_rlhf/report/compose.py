@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec
 
-from cool_rlhf.ppo.evaluation.jobs import FOLDER as EVALUATIONS
+from cool_rlhf.ppo.evaluation.frontier import FOLDER as EVALUATIONS
 from cool_rlhf.ppo.monitor.health import FILE
 from cool_rlhf.report import parts
 from cool_rlhf.report.curves import compared_html, curves_html

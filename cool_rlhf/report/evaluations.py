@@ -3,8 +3,14 @@
 from math import sqrt
 from pathlib import Path
 
-from cool_rlhf.ppo.evaluation.frontier import REFERENCE, Standing, standings
-from cool_rlhf.ppo.evaluation.jobs import FOLDER, SELECTED
+from cool_rlhf.ppo.evaluation.frontier import (
+    FOLDER,
+    REFERENCE,
+    SELECTED,
+    Standing,
+    read_evaluations,
+    standings,
+)
 from pretrain_core.runs.figures import line_chart
 from pretrain_core.runs.files import read_json
 from pretrain_core.runs.html import charts, paragraph, table
@@ -12,12 +18,10 @@ from pretrain_core.runs.html import charts, paragraph, table
 
 def evaluations(run: Path) -> str:
     """A row for each policy with its gain over the reference; the kept one is named first."""
-    folder = run / FOLDER
-    files = [path for path in sorted(folder.glob("*.json")) if path.name != SELECTED]
-    found = standings({path.stem: read_json(path) for path in files})
+    found = standings(read_evaluations(run))
     text = ""
-    if (folder / SELECTED).exists():
-        kept = read_json(folder / SELECTED)
+    if (selected := run / FOLDER / SELECTED).exists():
+        kept = read_json(selected)
         text += paragraph(f"Kept: {kept['name']}, {kept['reason']}.")
     base = next((one.text_loss for one in found if one.name == REFERENCE), None)
     header = ["policy", "√KL", "gold over the reference", "better on", "reward model", "tokens"]
@@ -45,8 +49,10 @@ def _against_kl(found: list[Standing]) -> str:
     start = next((one for one in found if one.name == REFERENCE), None)
     if start is None or len(found) < 3:
         return ""
-    scored = sorted((_distance(one), one.score - start.score) for one in found)
-    gold = sorted((_distance(one), one.gold) for one in found if one.gold is not None)
+    # Several may be at no distance: the estimate of a small KL can be negative.
+    ordered = sorted(found, key=_distance)
+    scored = [(_distance(one), one.score - start.score) for one in ordered]
+    gold = [(_distance(one), one.gold) for one in ordered if one.gold is not None]
     lines = {"reward model": scored, "gold": [(x, gain.mean) for x, gain in gold]}
     bands = {"gold": [(x, gain.low, gain.high) for x, gain in gold]}
     return charts([line_chart(lines, "gain over the reference", "√KL", "score", bands)])

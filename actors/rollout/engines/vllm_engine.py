@@ -145,7 +145,7 @@ class VLLMEngine:
         found: dict[str, list[float]] = {}
         while len(found) < len(names):
             for output in self._llm.llm_engine.step():
-                if output.finished:
+                if output.finished and output.request_id in names:
                     found[output.request_id] = [0.0, *output.prompt_logprobs.logprobs]
         return [found[name] for name in names]
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pretrain_core.runs.files import read_json
 from reward.intervals import Interval, paired_bootstrap
 
+FOLDER, SELECTED = "evaluations", "selected.json"
 REFERENCE = "reference"
 """Name of the evaluation of what the policies began with."""
 Evaluation = Mapping[str, Any]
@@ -38,6 +41,12 @@ class Selection:
     def as_dict(self) -> dict[str, str]:
         """JSON-able."""
         return asdict(self)
+
+
+def read_evaluations(run: Path) -> dict[str, Evaluation]:
+    """All results of a run directory by the names of their policies."""
+    files = sorted((run / FOLDER).glob("*.json"))
+    return {path.stem: read_json(path) for path in files if path.name != SELECTED}
 
 
 def standings(evaluations: Mapping[str, Evaluation]) -> list[Standing]:

@@ -7,13 +7,18 @@ from typing import Any
 
 from actors.placement import PlacementError
 from actors.rollout.engines.vllm_engine import ENVIRONMENT
-from cool_rlhf.ppo.evaluation.frontier import REFERENCE, Selection, select
+from cool_rlhf.ppo.evaluation.frontier import (
+    FOLDER,
+    REFERENCE,
+    SELECTED,
+    Selection,
+    read_evaluations,
+    select,
+)
 from cool_rlhf.ppo.evaluation.job import Examination, evaluate_policy
-from pretrain_core.runs import read_json, write_json
+from pretrain_core.runs import write_json
 
 logger = logging.getLogger(__name__)
-
-FOLDER, SELECTED = "evaluations", "selected.json"
 
 
 @dataclass
@@ -86,11 +91,7 @@ class Evaluations:
     def finish(self) -> Selection | None:
         """Wait for all jobs, then choose; None where no policy has a result."""
         self.collect(None)
-        found = {
-            path.stem: read_json(path)
-            for path in sorted(self.folder.glob("*.json"))
-            if path.name != SELECTED
-        }
+        found = read_evaluations(self.run)
         if not found.keys() - {REFERENCE}:
             return None
         chosen = select(found)

@@ -1,12 +1,15 @@
 """Which policy is kept, of evaluations that were made up."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from cool_rlhf.ppo.evaluation.frontier import REFERENCE, select, standings
+from cool_rlhf.report.evaluations import evaluations as part_of_the_report
 from pretrain_core.draws import rng
+from pretrain_core.runs import write_json
 
 
 def evaluation(kl: float, gold: float | None, prompts: int = 200, noise: float = 1.0) -> Any:
@@ -43,6 +46,13 @@ def test_the_cheapest_of_those_that_gold_cannot_tell_from_the_best_is_kept() -> 
     }
     assert select(sure).name == "000014"
     assert "most gold" in select(sure).reason
+
+
+def test_policies_at_no_distance_have_their_place_in_the_picture(tmp_path: Path) -> None:
+    (tmp_path / "evaluations").mkdir()
+    for name, kl, gold in ((REFERENCE, 0.0, 0.0), ("000004", -0.1, 0.1), ("000009", 2.0, 0.5)):
+        write_json(tmp_path / f"evaluations/{name}.json", evaluation(kl, gold))
+    assert "<svg" in part_of_the_report(tmp_path)
 
 
 def test_without_gold_the_last_one_is_kept_and_says_so() -> None:
