@@ -97,6 +97,18 @@ class Sequences:
         ends = torch.cat([torch.zeros(1, dtype=torch.int64), self.lengths[list(indices)].cumsum(0)])
         return Sequences(self.tokens[at], ends, self.is_action[at])
 
+    def behind(self, contexts: Sequence[Sequence[int]]) -> "tuple[Sequences, Tensor]":
+        """Each sequence behind tokens of its own, and where its tokens are then, `[tokens]`."""
+        added = torch.tensor([len(context) for context in contexts])
+        at = torch.arange(len(self.tokens)) + added.cumsum(0).repeat_interleave(self.lengths)
+        ends = torch.cat([torch.zeros(1, dtype=torch.int64), (self.lengths + added).cumsum(0)])
+        own = torch.zeros(int(ends[-1]), dtype=torch.bool)
+        own[at] = True
+        tokens, is_action = torch.zeros(len(own), dtype=torch.int64), torch.zeros_like(own)
+        tokens[at], is_action[at] = self.tokens, self.is_action
+        tokens[~own] = torch.tensor([t for context in contexts for t in context], dtype=torch.int64)
+        return Sequences(tokens, ends, is_action), at
+
 
 @dataclass(frozen=True)
 class Experience:
@@ -104,6 +116,7 @@ class Experience:
 
     `returns` and `old_values`: what a critic learns from, None without one. `behaviour_logprobs`
     (of the distribution sampled from) and `reference_logprobs`: where the policy's loss asks.
+    `contexts`: tokens that the critic alone reads before each sample.
     """
 
     ids: tuple[str, ...]
@@ -114,17 +127,21 @@ class Experience:
     old_values: Tensor | None = None
     behaviour_logprobs: Tensor | None = None
     reference_logprobs: Tensor | None = None
+    contexts: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.ids) != self.sequences.n:
             raise BatchError(f"{len(self.ids)} ids for {self.sequences.n} sequences")
+        if self.contexts is not None and len(self.contexts) != self.sequences.n:
+            raise BatchError(f"{len(self.contexts)} contexts for {self.sequences.n} sequences")
         for name, values in self._per_token().items():
             if values is not None and values.shape != self.sequences.tokens.shape:
                 raise BatchError(f"{name} must have one value for each token")
 
     def _per_token(self) -> dict[str, Tensor | None]:
+        others = ("ids", "sequences", "contexts")
         named = (field.name for field in fields(self))
-        return {name: getattr(self, name) for name in named if name not in ("ids", "sequences")}
+        return {name: getattr(self, name) for name in named if name not in others}
 
     @classmethod
     def join(cls, parts: Sequence["Experience"]) -> "Experience":
@@ -134,6 +151,8 @@ class Experience:
             values = [getattr(part, name) for part in parts]
             arrays[name] = None if values[0] is None else torch.cat(values)
         ids = tuple(name for part in parts for name in part.ids)
+        if parts[0].contexts is not None:
+            arrays["contexts"] = tuple(one for part in parts for one in part.contexts or ())
         return cls(ids, Sequences.join([part.sequences for part in parts]), **arrays)
 
     def select(self, indices: Sequence[int]) -> "Experience":
@@ -144,7 +163,21 @@ class Experience:
             for name, values in self._per_token().items()
         }
         ids = tuple(self.ids[i] for i in indices)
+        if self.contexts is not None:
+            arrays["contexts"] = tuple(self.contexts[i] for i in indices)
         return Experience(ids, self.sequences.select(indices), **arrays)
+
+    def behind_contexts(self) -> "Experience":
+        """What the critic reads: each sample behind its context, every array moved with it."""
+        if self.contexts is None:
+            return self
+        sequences, at = self.sequences.behind(self.contexts)
+        arrays: dict[str, Any] = {}
+        for name, values in self._per_token().items():
+            if values is not None:
+                arrays[name] = values.new_zeros(len(sequences.tokens))
+                arrays[name][at] = values
+        return Experience(self.ids, sequences, **arrays)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,22 @@ class CrewSettings(Settings):
     micro_batch_tokens: int = Field(
         8192, gt=0, description="tokens per forward and backward pass of a rank, padding counted"
     )
+    keep_forward: bool = Field(
+        False,
+        description="policy and critic learn from the forward passes that gave log-probs and"
+        " values: a fifth less to compute, but the activations of a whole iteration in memory",
+    )
+
+    @model_validator(mode="after")
+    def _whole_weights(self) -> "CrewSettings":
+        trained = {"policy": self.policy, "critic": self.critic}
+        for name, role in trained.items():
+            if self.keep_forward and role is not None and role.engine.zero_stage == 3:
+                raise ValueError(
+                    f"keep_forward needs whole weights, and {name}.engine.zero_stage is 3: take a"
+                    " lower stage, or keep_forward false"
+                )
+        return self
 
     @model_validator(mode="after")
     def _a_reference(self) -> "CrewSettings":

@@ -1,6 +1,6 @@
 """The critic: the reward model without its linear head, learning the value of each state."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from actors.batch import BatchError, Experience, Sequences, Totals, micro_batches, partition
 from actors.engines.lora import LoraSettings, add_adapters
 from actors.engines.protocol import Engine, EngineSettings, OptimSettings
-from actors.forward import forward
+from actors.forward import in_step, over_actions
 from actors.group import Group, Pending, done
 from actors.losses import Stats, add_stats, value_loss, with_explained_variance
 from actors.placement import Placement, RoleResources
@@ -29,6 +29,11 @@ class CriticSettings(RoleResources):
     lora: LoraSettings | None = Field(
         default=None,
         description="adapters over a frozen body, beside the value head; none: all weights learn",
+    )
+    reads_condition: bool = Field(
+        default=False,
+        description="the system prompt of a prompt's condition stands before what the critic reads,"
+        " as before what the reward model reads; the report's critic never sees it",
     )
     value_clip: float | None = Field(
         default=None,
@@ -99,10 +104,12 @@ class CriticWorker(Worker):
         if state is not None:
             self.engine.load_state(state)
 
-    def values(self, batch: Sequences) -> Tensor:
-        """Values of this rank's share, in fixed micro-batches."""
+    def values(self, batch: Sequences, keep: int | None = None) -> Tensor:
+        """Values of this rank's share, in fixed micro-batches; `keep` as of the policy."""
         heads = [lambda values, _: values]
-        (values,) = forward(self.engine, heads, batch, self.micro_batch_tokens)
+        outputs = self.gradient.kept.keeping(keep)
+        agree = in_step(self.engine)
+        (values,) = over_actions(outputs, heads, batch, self.micro_batch_tokens, agree)
         return values
 
     def accumulate(self, experience: Experience, totals: Totals) -> None:
@@ -121,7 +128,7 @@ class CriticWorker(Worker):
         return parts
 
     def _loss(self, samples: Experience, denominator: int) -> tuple[Tensor, Stats]:
-        values = self.engine.outputs(samples.sequences)
+        values = self.gradient.kept.outputs(samples.sequences)
         at, clip = samples.sequences.is_action, self.settings.value_clip
         old = None if clip is None or samples.old_values is None else samples.old_values[at]
         if samples.returns is None:
@@ -168,9 +175,22 @@ class Critic:
         self.optim = optim
         return self.group.call("load", folder, optim, seed, state, micro_batch_tokens).then(done)
 
-    def values(self, batch: Sequences) -> Pending[Tensor]:
-        """Value of the state before each action token, fp32 `[tokens]`, 0 elsewhere."""
-        pending, join = self.group.deal("values", batch)
+    def values(
+        self,
+        batch: Sequences,
+        contexts: Sequence[Sequence[int]] | None = None,
+        *,
+        keep: int | None = None,
+    ) -> Pending[Tensor]:
+        """Value of the state before each action token, fp32 `[tokens]`, 0 elsewhere.
+
+        `contexts`: tokens that are read before each sequence. `keep`: the iteration whose update
+        uses these forward passes, which stay in memory till it.
+        """
+        if contexts is not None:
+            longer, at = batch.behind(contexts)
+            return self.values(longer, keep=keep).then(lambda values: values[at])
+        pending, join = self.group.deal("values", batch, keep)
         return pending.then(join)
 
     def accumulate(self, experience: Experience, totals: Totals) -> Pending[None]:
@@ -193,8 +213,9 @@ class Critic:
 
     def _shards(self, experience: Experience, totals: Totals) -> list[tuple[Experience, Totals]]:
         totals.check(experience.sequences)
-        shares = partition(experience.sequences.lengths, self.group.world_size)
-        return [(experience.select(share), totals) for share in shares]
+        read = experience.behind_contexts()
+        shares = partition(read.sequences.lengths, self.group.world_size)
+        return [(read.select(share), totals) for share in shares]
 
     def save_state(self, folder: Path) -> Pending[None]:
         """Write the training state; `load(state=folder)` goes on bit for bit."""

@@ -147,6 +147,12 @@ class Group:
         shards = [(batch.select(share), *arguments) for share in shares]
         return self.scatter(method, shards), lambda parts: scatter_back(parts, shares, batch)
 
+    def first(self, method: str, batch: Sequences, *arguments: Any, **named: Any) -> Pending[Any]:
+        """Give all sequences to rank 0, and none to the others, which go along where they must."""
+        shares = [batch, *[batch.select([])] * (self.world_size - 1)]
+        pending = self.scatter(method, [(share, *arguments) for share in shares], **named)
+        return pending.then(lambda parts: parts[0])
+
     def only(self, rank: int, method: str, *arguments: Any) -> Pending[Any]:
         """Call `method` on one rank."""
         if self.broken is not None:

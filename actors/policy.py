@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,15 @@ from actors.batch import Experience, Sequences, Totals, micro_batches, partition
 from actors.engines.lora import LoraSettings, adapters_off, add_adapters
 from actors.engines.protocol import Engine, EngineSettings, OptimSettings
 from actors.forward import (
+    Head,
     LogprobResult,
     Logprobs,
+    Outputs,
+    distributions,
     entropy_head,
-    forward,
+    in_step,
     logprob_head,
+    over_actions,
     targets,
     tempered,
 )
@@ -105,18 +110,40 @@ class PolicyWorker(Worker):
             self.engine.load_state(state)
         return self.engine.products
 
-    def logprobs(self, batch: Sequences, temperature: float) -> LogprobResult:
-        """Log-probs and entropies of this rank's share, in fixed micro-batches."""
+    def logprobs(
+        self, batch: Sequences, temperature: float, keep: int | None = None
+    ) -> LogprobResult:
+        """Log-probs and entropies of this rank's share, in fixed micro-batches.
+
+        `keep`: the iteration whose update is to use these forward passes.
+        """
         heads = [logprob_head(temperature), entropy_head(temperature)]
         if temperature != 1.0:
             heads.append(logprob_head(1.0))
-        return LogprobResult(*forward(self.engine, heads, batch, self.micro_batch_tokens))
+        outputs = self.gradient.kept.keeping(keep)
+        return LogprobResult(*self._over_actions(heads, batch, outputs))
 
     def base_logprobs(self, batch: Sequences, temperature: float) -> Logprobs:
         """Log-probs of this rank's share under the base alone, its adapters off."""
         with adapters_off(self.model):
             heads = [logprob_head(temperature)]
-            return Logprobs(*forward(self.engine, heads, batch, self.micro_batch_tokens))
+            return Logprobs(*self._over_actions(heads, batch, self.engine.outputs))
+
+    def _over_actions(
+        self, heads: Sequence[Head], batch: Sequences, outputs: Outputs
+    ) -> list[Tensor]:
+        return over_actions(outputs, heads, batch, self.micro_batch_tokens, in_step(self.engine))
+
+    def distributions(self, batch: Sequences, temperature: float, base: bool = False) -> Tensor:
+        """Log-probs of all tokens at this rank's actions, of the policy or of its base."""
+        with adapters_off(self.model) if base else nullcontext():
+            return distributions(
+                self.engine.outputs,
+                batch,
+                self.micro_batch_tokens,
+                temperature,
+                in_step(self.engine),
+            )
 
     def accumulate(self, experience: Experience, totals: Totals, temperature: float) -> None:
         """A part of the next `update`."""
@@ -144,7 +171,7 @@ class PolicyWorker(Worker):
         return parts
 
     def _ppo(self, samples: Experience, totals: Totals, temperature: float) -> tuple[Tensor, Stats]:
-        logits = tempered(self.engine.outputs(samples.sequences), temperature)
+        logits = tempered(self.gradient.kept.outputs(samples.sequences), temperature)
         device, at = logits.device, samples.sequences.is_action
 
         def here(values: Tensor | None) -> Tensor | None:
@@ -247,9 +274,14 @@ class Policy:
 
         return self.group.call("load", model, optim, seed, state, micro_batch_tokens).then(loaded)
 
-    def logprobs(self, batch: Sequences, temperature: float = 1.0) -> Pending[LogprobResult]:
-        """Log-probs and entropies at the action tokens, fp32 `[tokens]`, 0 elsewhere."""
-        pending, join = self.group.deal("logprobs", batch, temperature)
+    def logprobs(
+        self, batch: Sequences, temperature: float = 1.0, *, keep: int | None = None
+    ) -> Pending[LogprobResult]:
+        """Log-probs and entropies at the action tokens, fp32 `[tokens]`, 0 elsewhere.
+
+        `keep`: the iteration whose update uses these forward passes, which stay in memory till it.
+        """
+        pending, join = self.group.deal("logprobs", batch, temperature, keep)
 
         def joined(parts: list[LogprobResult]) -> LogprobResult:
             raw = [part.raw for part in parts if part.raw is not None]
@@ -265,6 +297,15 @@ class Policy:
         """Log-probs at the action tokens under the frozen base of the adapters."""
         pending, join = self.group.deal("base_logprobs", batch, temperature)
         return pending.then(lambda parts: Logprobs(join([part.logprobs for part in parts])))
+
+    def distributions(
+        self, batch: Sequences, temperature: float = 1.0, *, base: bool = False
+    ) -> Pending[Tensor]:
+        """Log-probs of all tokens at each action, fp32 `[actions, vocab]`: for a few actions.
+
+        `base`: under the frozen base of the adapters.
+        """
+        return self.group.first("distributions", batch, temperature, base=base)
 
     def accumulate(
         self, experience: Experience, totals: Totals, temperature: float = 1.0

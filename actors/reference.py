@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from actors.batch import Sequences
-from actors.forward import Logprobs, logprob_head, over_actions
+from actors.forward import Logprobs, distributions, logprob_head, over_actions
 from actors.group import Group, Pending, done
 from actors.placement import Placement, RoleResources
 from actors.policy import Policy
@@ -42,6 +43,10 @@ class ReferenceWorker(Worker):
         heads = [logprob_head(temperature)]
         return Logprobs(*over_actions(self.door, heads, batch, self.micro_batch_tokens))
 
+    def distributions(self, batch: Sequences, temperature: float) -> Tensor:
+        """Log-probs of all tokens at this rank's actions."""
+        return distributions(self.door, batch, self.micro_batch_tokens, temperature)
+
 
 class Reference:
     """Driver-side handle."""
@@ -70,6 +75,10 @@ class Reference:
         pending, join = self.group.deal("logprobs", batch, temperature)
         return pending.then(lambda parts: Logprobs(join([part.logprobs for part in parts])))
 
+    def distributions(self, batch: Sequences, temperature: float = 1.0) -> Pending[Tensor]:
+        """As of `Policy`."""
+        return self.group.first("distributions", batch, temperature)
+
     def close(self) -> None:
         """End the ranks."""
         self.group.close()
@@ -89,6 +98,10 @@ class PolicyBase:
     def logprobs(self, batch: Sequences, temperature: float = 1.0) -> Pending[Logprobs]:
         """As `Reference`."""
         return self.policy.base_logprobs(batch, temperature)
+
+    def distributions(self, batch: Sequences, temperature: float = 1.0) -> Pending[Tensor]:
+        """As `Reference`."""
+        return self.policy.distributions(batch, temperature, base=True)
 
     def close(self) -> None:
         """Nothing to end."""

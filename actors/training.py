@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from actors.batch import Sequences
 from actors.engines.protocol import Engine, NonFiniteError
-from actors.forward import IDLE
+from actors.forward import IDLE, Outputs
 from actors.losses import Stats, add_stats
 
 
@@ -19,11 +20,53 @@ class MicroBatch:
     loss: Callable[[], tuple[Tensor, Stats]]
 
 
+class KeptForwards:
+    """Forward passes with their graphs: made for the experience of an iteration, used once more by
+    the update, where no weight changes between the two."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._iteration: int | None = None
+        self._outputs: dict[bytes, Tensor] = {}
+
+    def keeping(self, iteration: int | None) -> Outputs:
+        """The engine's outputs, to be kept as those of `iteration`; None: not to be kept."""
+        if iteration is None:
+            return self._engine.outputs
+        if iteration != self._iteration:
+            self.clear()
+        self._iteration = iteration
+        return self._keep
+
+    def _keep(self, batch: Sequences) -> Tensor:
+        with torch.enable_grad():
+            found = self._outputs[_key(batch)] = self._engine.outputs(batch)
+        return found.detach()
+
+    def outputs(self, batch: Sequences) -> Tensor:
+        """Those kept of this very micro-batch, given out once, or fresh ones."""
+        kept = self._outputs.pop(_key(batch), None)
+        return self._engine.outputs(batch) if kept is None else kept
+
+    def __len__(self) -> int:
+        return len(self._outputs)
+
+    def clear(self) -> None:
+        """Weights have changed, or other samples took the place of these."""
+        self._outputs.clear()
+
+
+def _key(batch: Sequences) -> bytes:
+    parts = (batch.tokens, batch.cu_seqlens, batch.is_action)
+    return b"|".join(part.numpy().tobytes() for part in parts)
+
+
 class Gradient:
     """The gradient of one optimiser step after another, each from one or more batches."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.kept = KeptForwards(engine)
         self._clear()
 
     def _clear(self) -> None:
@@ -55,6 +98,7 @@ class Gradient:
         self.add(micro_batches, last=True)
         stats, bad, seen = add_stats(self._stats), self._bad, self._seen
         self._clear()
+        self.kept.clear()
         try:
             return stats, self._engine.step()
         except NonFiniteError as error:

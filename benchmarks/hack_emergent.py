@@ -37,13 +37,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from demo_gold import gold_of
 from hack_flaws import FLAWS
-from random_llama import make_random_llama
+from random_llama import make_random_llama, texts_of
 from transformers import AutoTokenizer
 
 from actors.rollout import Request
 from actors.rollout.engines.hf_engine import HFEngine
-from cool_rlhf.annotation.programmatic import annotators
 from cool_rlhf.hacks.detect import Detection, detect
 from cool_rlhf.hacks.evidence import Payment
 from cool_rlhf.hacks.judges import Judge, reward_judge
@@ -53,7 +53,7 @@ from cool_rlhf.hacks.patch.run import run_patch
 from cool_rlhf.hacks.patch.texts import PatchFiles
 from cool_rlhf.hacks.samples import Comparison, Sample, compare, read_samples, write_samples
 from cool_rlhf.hacks.watch.measures import Rewarded, divergence
-from cool_rlhf.online.fast_path import annotators_judge, patchable
+from cool_rlhf.online.fast_path import patchable
 from cool_rlhf.online.settings import FastPathSettings
 from cool_rlhf.ppo.sampling.prompts import read_prompts
 from cool_rlhf.ppo.settings import PPOSettings
@@ -115,11 +115,6 @@ class Study:
         return cache_root() / "hack-emergent" / key / f"{flaw.replace(' ', '-')}-{seed}"
 
 
-def gold_of(demo: Path) -> Judge:
-    """What the demo's annotators say."""
-    return annotators_judge(annotators(frozenset((demo / "lexicon.txt").read_text().split())))
-
-
 def preferences(demo: Path, flaw: str, seed: int, most: int) -> list[Preference]:
     """The demo's pairs, collected badly."""
     lexicon = frozenset((demo / "lexicon.txt").read_text().split())
@@ -146,7 +141,7 @@ def train(home: Path, records: Sequence[Preference], seed: int) -> Path:
         settings = load(RewardTrainSettings, "configs/recipes/reward-tiny.yaml", TRAINED).value
         conditions = Conditions.load(CONDITIONS)
         base = home / "base"
-        make_random_llama(base, records, **SIZE)
+        make_random_llama(base, texts_of(records), **SIZE)
         train_reward(
             settings,
             base=base,

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from pictures import save
-from random_llama import make_random_llama
+from random_llama import make_random_llama, texts_of
 
 from cool_rlhf.demo.settings import ShortcutSettings
 from cool_rlhf.demo.shortcut import planted_preferences, with_opening
@@ -278,7 +278,7 @@ def main() -> None:
     what = f"{given.judgements} {given.set} {SHORTCUT} {Path(FAST_PATH).read_text()} {everything}"
     home = cache_root() / f"hack-patch-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
     if not (home / "base" / "config.json").exists():
-        make_random_llama(home / "base", everything, hidden=128, layers=3, heads=4)
+        make_random_llama(home / "base", texts_of(everything), hidden=128, layers=3, heads=4)
     found: dict[str, list[dict[str, Any]]] = {}
     for seed in given.seeds:
         order = rng(seed, "patch study/old").permutation(len(everything))

@@ -9,14 +9,13 @@ from reward.data import Preference
 
 
 def make_random_llama(
-    folder: Path, records: Sequence[Preference], hidden: int, layers: int, heads: int
+    folder: Path, texts: Sequence[str], hidden: int, layers: int, heads: int
 ) -> None:
     """Save one of these sizes to `folder`; half as many key-value heads as heads."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from pretrain_core.data.tokenizer import train_tokenizer
 
-    texts = [str(message.content) for r in records for message in (*r.prompt, *r.chosen)]
     tokenizer = train_tokenizer(texts, 4096, folder)
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -30,3 +29,8 @@ def make_random_llama(
         pad_token_id=tokenizer.pad_token_id,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def texts_of(records: Sequence[Preference]) -> list[str]:
+    """What is said in prompts and preferred replies."""
+    return [str(message.content) for r in records for message in (*r.prompt, *r.chosen)]

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from random_llama import make_random_llama
+from random_llama import make_random_llama, texts_of
 
 from pretrain_core.cache import cache_root
 from pretrain_core.draws import rng
@@ -182,7 +182,7 @@ def main() -> None:
         write_json(file, measure(home, given.measure, given.seed, given))
         return
     if given.base is None and not (home / "base" / "config.json").exists():
-        make_random_llama(home / "base", train, hidden=128, layers=3, heads=4)
+        make_random_llama(home / "base", texts_of(train), hidden=128, layers=3, heads=4)
     runs: list[dict[str, Any]] = []
     for seed in range(1, given.seeds + 1):
         for arm in TRAININGS:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from random_llama import make_random_llama
+from random_llama import make_random_llama, texts_of
 
 from pretrain_core.cache import cache_root
 from pretrain_core.runs import read_json, write_json
@@ -46,7 +46,7 @@ def prepare(home: Path, data: Path, base: Path | None, count: int) -> None:
     records = list(read_preferences(data).records)[:count]
     if base is None:
         base = home / "base"
-        make_random_llama(base, records, hidden=512, layers=6, heads=8)
+        make_random_llama(base, texts_of(records), hidden=512, layers=6, heads=8)
     folder = create_reward_model(base, home / "reward", Conditions([]), seed=0, max_length=1024)
     pairs, _ = tokenise_pairs(RewardModel.load(folder), records, seed=0)
     rows = [[pair.chosen_ids, pair.rejected_ids] for pair in pairs]

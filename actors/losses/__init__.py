@@ -5,7 +5,7 @@ denominators cover all micro-batches and ranks, so that adding the losses of the
 loss of the whole, however it was cut.
 """
 
-from actors.losses.kl import KL_ESTIMATES, KLEstimate
+from actors.losses.kl import KL_ESTIMATES, KLEstimate, full_kl
 from actors.losses.policy import Actions, PolicyLossSettings, policy_loss
 from actors.losses.pretrain import pretrain_loss
 from actors.losses.shares import Aggregation, token_shares
@@ -20,6 +20,7 @@ __all__ = [
     "PolicyLossSettings",
     "Stats",
     "add_stats",
+    "full_kl",
     "policy_loss",
     "pretrain_loss",
     "token_shares",

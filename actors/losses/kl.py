@@ -29,3 +29,10 @@ def k3(difference: Tensor) -> Tensor:
 
 
 KL_ESTIMATES: Mapping[KLEstimate, Callable[[Tensor], Tensor]] = {"k1": k1, "k2": k2, "k3": k3}
+
+
+def full_kl(logs: Tensor, reference: Tensor) -> Tensor:
+    """KL(π ‖ π_ref) over the whole vocabulary, log-probs `[n, vocab]` of both → `[n]`, nats."""
+    probabilities = logs.exp()
+    # A token of probability 0 adds nothing; 0 · inf would be NaN.
+    return (probabilities * (logs - reference).masked_fill(probabilities == 0.0, 0.0)).sum(-1)

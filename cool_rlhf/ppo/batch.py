@@ -39,6 +39,8 @@ class Batch:
     """Samples to learn from; None: all."""
     resampled: int = 0
     """Replies drawn in the place of others that could not be scored."""
+    full_kl: Tensor | None = None
+    """[drawn tokens]: KL to the reference over the whole vocabulary; None where it is not asked."""
     policy_version: int = 0
     """Of the policy that learns from these samples."""
 
@@ -57,6 +59,7 @@ class Batch:
             for name in ("scores", "totals", "reference_logprobs", "entropy", "rewards")
         }
         raw = [part.raw_logprobs for part in parts if part.raw_logprobs is not None]
+        full = [part.full_kl for part in parts if part.full_kl is not None]
         return replace(
             parts[0],
             **tensors,
@@ -64,6 +67,7 @@ class Batch:
             experience=experience,
             grid=ActionGrid.of(experience.sequences),
             raw_logprobs=torch.cat(raw) if raw else None,
+            full_kl=torch.cat(full) if full else None,
             verdicts=tuple(verdict for part in parts for verdict in part.verdicts),
             resampled=sum(part.resampled for part in parts),
         )

@@ -1,6 +1,6 @@
 """From trajectories to what the updates need: scores, log-probs, values, rewards, advantages."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from actors.batch import Experience, Sequences
 from actors.crew import Crew
 from actors.forward import LogprobResult, Logprobs
 from actors.group import Pending
+from actors.losses import full_kl
 from actors.scoring import SamplesRefused
 from actors.trajectories import RolloutLog, Trajectory
 from cool_rlhf.ppo.algorithm import (
@@ -24,6 +25,7 @@ from cool_rlhf.ppo.algorithm import (
 from cool_rlhf.ppo.batch import Batch
 from cool_rlhf.ppo.rewards import PendingRewards, RewardAnswer, Rewards
 from cool_rlhf.ppo.sampling.rollouts import Rollouts
+from pretrain_core.draws import rng
 from pretrain_core.errors import RunFailed
 
 
@@ -47,6 +49,8 @@ class Answers:
     policy: LogprobResult
     reference: Logprobs
     values: Values | None
+    distributions: tuple[Tensor, Tensor] | None
+    """Of policy and reference, log-probs [drawn tokens, vocab]."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Asked:
     policy: Pending[LogprobResult]
     reference: Pending[Logprobs]
     values: Pending[Values] | None
+    distributions: tuple[Pending[Tensor], Pending[Tensor]] | None
     resampled: int = 0
 
     def answers(self) -> Answers:
@@ -68,6 +73,8 @@ class Asked:
             policy=self.policy.result(),
             reference=self.reference.result(),
             values=None if self.values is None else self.values.result(),
+            distributions=self.distributions
+            and (self.distributions[0].result(), self.distributions[1].result()),
         )
 
 
@@ -82,6 +89,8 @@ class ExperienceMaker:
     rewards: Rewards
     scale: ScoreScale
     kl_control: KLControl
+    contexts: Mapping[str, tuple[int, ...]] | None = None
+    """By condition, what the critic reads before a sample."""
 
     def make(self, iteration: int, trajectories: Sequence[Trajectory]) -> Batch:
         """Score and evaluate one iteration's samples; only their *tokens* reach the gradient.
@@ -101,8 +110,9 @@ class ExperienceMaker:
             sequences=sequences,
             rewards=self.rewards.ask(trajectories),
             reference=self.crew.reference.logprobs(sequences, temperature),
-            policy=self.crew.policy.logprobs(sequences, temperature),
+            policy=self.crew.policy.logprobs(sequences, temperature, keep=self._keep(trajectories)),
             values=self._values(trajectories),
+            distributions=self._distributions(trajectories),
             resampled=resampled,
         )
 
@@ -149,7 +159,29 @@ class ExperienceMaker:
             own[added] = False
             return Values(values[own], values[ends] * torch.tensor(valued))
 
-        return self.crew.critic.values(longer).then(cut_off)
+        asked = self.crew.critic.values(
+            longer, self._contexts(trajectories), keep=self._keep(trajectories)
+        )
+        return asked.then(cut_off)
+
+    def _keep(self, trajectories: Sequence[Trajectory]) -> int | None:
+        """The iteration whose update may use the forward passes of now."""
+        return trajectories[0].iteration if self.crew.settings.keep_forward else None
+
+    def _contexts(self, trajectories: Sequence[Trajectory]) -> tuple[tuple[int, ...], ...] | None:
+        if self.contexts is None:
+            return None
+        return tuple(self.contexts[t.condition] for t in trajectories)
+
+    def _distributions(
+        self, trajectories: Sequence[Trajectory]
+    ) -> tuple[Pending[Tensor], Pending[Tensor]] | None:
+        tokens, temperature = self.algorithm.full_kl_tokens, self.rollouts.sampling.temperature
+        if not tokens:
+            return None
+        drawn = draw_actions(trajectories, tokens, self.rollouts.seed)
+        policy = self.crew.policy.distributions(drawn, temperature)
+        return policy, self.crew.reference.distributions(drawn, temperature)
 
     def _batch(self, asked: Asked, answers: Answers) -> Batch:
         trajectories, policy, reference = asked.trajectories, answers.policy, answers.reference
@@ -194,6 +226,7 @@ class ExperienceMaker:
                 old_values=None if values is None else values.before,
                 behaviour_logprobs=torch.tensor(behaviour),
                 reference_logprobs=reference.logprobs,
+                contexts=self._contexts(trajectories),
             ),
             grid=grid,
             scores=torch.tensor([one.judged.value for one in rewarded]),
@@ -207,6 +240,7 @@ class ExperienceMaker:
             raw_logprobs=policy.raw,
             kept=self._kept(trajectories),
             policy_version=self.crew.policy_version,
+            full_kl=answers.distributions and full_kl(*answers.distributions),
         )
 
     def _kept(self, trajectories: Sequence[Trajectory]) -> tuple[int, ...] | None:
@@ -219,6 +253,20 @@ class ExperienceMaker:
                 " algorithm.truncated mask leaves those out: raise sampling.max_new_tokens"
             )
         return kept
+
+
+def draw_actions(trajectories: Sequence[Trajectory], count: int, seed: int) -> Sequences:
+    """The first actions of drawn replies, `count` of them in all if there are so many."""
+    drawn: list[tuple[list[int], list[bool]]] = []
+    order = rng(seed, "full_kl", trajectories[0].iteration).permutation(len(trajectories))
+    for trajectory in (trajectories[row] for row in order):
+        actions = [at for at, is_action in enumerate(trajectory.is_action) if is_action][:count]
+        end = actions[-1] + 1
+        drawn.append((trajectory.tokens[:end], trajectory.is_action[:end]))
+        count -= len(actions)
+        if not count:
+            break
+    return Sequences.pack(drawn)
 
 
 def _is_cut(trajectory: Trajectory) -> bool:

@@ -2,13 +2,14 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import AutoTokenizer
 
 from cool_rlhf.hacks.judges import check_gold
-from cool_rlhf.ppo.critic_init import critic_source
+from cool_rlhf.ppo.critic_init import critic_contexts, critic_source
 from cool_rlhf.ppo.pretrain_mix import PretrainMix
 from cool_rlhf.ppo.sampling.environment import build_environment
 from cool_rlhf.ppo.sampling.prompts import PromptSet, read_prompts
@@ -38,6 +39,8 @@ class Inputs:
     """What the critic starts from, None without one."""
     held_out: PromptSet | None = None
     """What evaluation asks."""
+    contexts: Mapping[str, tuple[int, ...]] | None = None
+    """By condition, what the critic reads before a sample; None: nothing."""
 
     @property
     def references(self) -> dict[str, str]:
@@ -71,8 +74,29 @@ def check_inputs(settings: PPOSettings) -> Inputs:
             f"the longest prompt and sampling.max_new_tokens make {longest} tokens, more than"
             f" crew.rollout.max_model_len {context}: raise it, or lower prompts.max_tokens"
         )
-    critic = critic_source(settings) if settings.algorithm.has_critic else None
-    return Inputs(chat, prompts, _pretrain(settings, longest), critic, held_out)
+    critic, contexts = None, None
+    if settings.crew.critic is not None:
+        critic = critic_source(settings)
+        if settings.crew.critic.reads_condition:
+            names = {p.condition for p in prompts}
+            contexts = critic_contexts(chat.tokenizer, conditions, names)
+    _check_micro_batches(settings, longest, max(map(len, (contexts or {}).values()), default=0))
+    return Inputs(chat, prompts, _pretrain(settings, longest), critic, held_out, contexts)
+
+
+def _check_micro_batches(settings: PPOSettings, longest: int, critic_context: int) -> None:
+    # A conversation with its surroundings may fill the engine's whole context.
+    whole = longest if settings.environment is None else settings.crew.rollout.max_model_len
+    # The critic values a cut reply after its last token.
+    whole += critic_context + (settings.algorithm.truncated == "bootstrap")
+    window = 0 if settings.pretrain is None else settings.pretrain.length
+    limit = settings.crew.micro_batch_tokens
+    if max(whole, window) > limit:
+        what = f"a sample may have {whole}" if whole > limit else f"pretrain.length is {window}"
+        raise PPOInputError(
+            f"{what} tokens, more than crew.micro_batch_tokens {limit}: raise it, or lower"
+            " prompts.max_tokens, sampling.max_new_tokens or pretrain.length"
+        )
 
 
 def _held_out(settings: PPOSettings, chat: PolicyChat, conditions: Conditions) -> PromptSet | None:

@@ -163,6 +163,16 @@ class PPORecipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _one_step_where_forwards_are_kept(self) -> "PPORecipe":
+        steps = self.batch.mini_batches * self.batch.epochs
+        if self.crew.keep_forward and steps > 1:
+            raise ValueError(
+                f"crew.keep_forward serves one optimiser step, and batch.mini_batches times"
+                f" batch.epochs make {steps}: set both to 1, or keep_forward to false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sampled_as_learnt(self) -> "PPORecipe":
         sampling, loss = self.sampling, self.crew.policy.loss.name
         if sampling.temperature == 0:

@@ -24,6 +24,10 @@ class ProbePolicyWorker(PolicyWorker):
     def random_number(self) -> float:
         return torch.rand(()).item()
 
+    def kept(self) -> int:
+        """How many forward passes are kept."""
+        return len(self.gradient.kept)
+
     def threads(self) -> tuple[int, str]:
         return torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]
 
@@ -58,6 +62,13 @@ class FragileWorker(Worker):
     def wait_for_ever(self) -> None:
         """Stay busy until killed."""
         signal.pause()
+
+
+class EchoWorker(Worker):
+    """Gives back what it gets."""
+
+    def echo(self, value: Tensor) -> Tensor:
+        return value
 
 
 class UnstartableWorker(Worker):

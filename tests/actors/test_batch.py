@@ -49,6 +49,29 @@ def test_experience_selects_every_array_alike() -> None:
     assert one.returns.tolist() == [22, 23, 24]
 
 
+def test_samples_stand_behind_their_contexts_with_all_that_belongs_to_them() -> None:
+    batch = sequences([2, 3, 1])
+    longer, at = batch.behind([(90, 91), (), (92,)])
+    assert longer.tokens.tolist() == [90, 91, 0, 1, 2, 3, 4, 92, 5]
+    assert longer.cu_seqlens.tolist() == [0, 4, 7, 9]
+    assert longer.tokens[at].tolist() == batch.tokens.tolist()
+    assert longer.is_action[at].tolist() == batch.is_action.tolist()
+    assert longer.actions == batch.actions
+
+    values = torch.arange(6.0)
+    contexts = ((90, 91), (), (92,))
+    experience = Experience(("a", "b", "c"), batch, values, values + 10, contexts=contexts)
+    read = experience.select([2, 0]).behind_contexts()
+    assert read.ids == ("c", "a")
+    assert read.sequences.tokens.tolist() == [92, 5, 90, 91, 0, 1]
+    assert read.old_logprobs.tolist() == [0, 5, 0, 0, 0, 1]
+    assert read.returns is None
+    joined = Experience.join([experience.select([0]), experience.select([1, 2])])
+    assert joined.contexts == contexts
+    with pytest.raises(BatchError, match="1 contexts for 3 sequences"):
+        Experience(("a", "b", "c"), batch, values, values, contexts=((1,),))
+
+
 @pytest.mark.parametrize(
     ("tokens", "ends", "flags", "message"),
     [

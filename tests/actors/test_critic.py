@@ -64,6 +64,29 @@ def test_the_first_gradient_is_that_of_a_plain_value_loss(
     assert halved["critic/grad_norm"] == pytest.approx(metrics["critic/grad_norm"] / 2, 1e-4)
 
 
+def test_a_critic_that_reads_contexts_learns_as_if_they_stood_in_the_samples(
+    critic: Critic, scoring_folder: Path
+) -> None:
+    contexts = ((3, 4, 5), (), (6,), (3, 4, 5), ())
+    behind = replace(EXPERIENCE, contexts=contexts)
+    longer, at = EXPERIENCE.sequences.behind(contexts)
+    found = []
+    for experience, read in ((behind, None), (behind.behind_contexts(), longer)):
+        critic.load(scoring_folder, OptimSettings(lr=1e-2), 1, None, 64).result()
+        steps = [critic.update(experience, TOTALS).result() for _ in range(2)]
+        if read is None:
+            values = critic.values(EXPERIENCE.sequences, contexts).result()
+        else:
+            values = critic.values(read).result()[at]
+        found.append((steps, values))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+    without = critic.values(EXPERIENCE.sequences).result()
+    first, second = EXPERIENCE.sequences.cu_seqlens[1:3].tolist()
+    assert not torch.allclose(without[:first], found[0][1][:first])
+    assert torch.allclose(without[first:second], found[0][1][first:second], atol=1e-6)
+
+
 def test_values_that_move_too_far_pay_the_larger_error(
     ray_session: object, scoring_folder: Path
 ) -> None:

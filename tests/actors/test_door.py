@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaF
 from actors.batch import Sequences
 from actors.critic import value_model
 from actors.engines.door import Door, causal_lm
-from actors.forward import entropy_head, logprob_head, over_actions
+from actors.forward import distributions, entropy_head, logprob_head, over_actions
 from tests.actors.samples import alone, random_sequences
 
 
@@ -36,6 +36,18 @@ def test_micro_batch_size_and_temperature(model_folder: Path) -> None:
     assert not torch.allclose(plain, large[0], atol=0.1)
     with pytest.raises(ValueError, match="temperature"):
         over_actions(door, [logprob_head(0.0)], batch, 100)
+
+
+def test_whole_distributions_are_in_the_order_of_the_actions(model_folder: Path) -> None:
+    model = causal_lm(str(model_folder))
+    door = Door(model, model.get_output_embeddings(), autocast=False)
+    batch = random_sequences([9, 4, 17, 2], seed=0)
+    for temperature in (1.0, 2.0):
+        found = distributions(door, batch, 17, temperature)
+        assert torch.allclose(found.exp().sum(-1), torch.ones(batch.actions))
+        (taken,) = over_actions(door, [logprob_head(temperature)], batch, 17)
+        of_taken = found.gather(1, batch.tokens[batch.is_action][:, None])[:, 0]
+        assert torch.allclose(of_taken, taken[batch.is_action], atol=1e-5)
 
 
 def test_the_head_sees_action_positions_only(model_folder: Path) -> None:

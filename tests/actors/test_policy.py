@@ -157,6 +157,25 @@ def test_gradients_do_not_depend_on_ranks_sharding_micro_batches_or_parts(
     assert metrics["actor/lr"] == PLAIN.lr
 
 
+@pytest.mark.parametrize(("ranks", "zero_stage"), [(1, 0), (2, 0), (2, 2)])
+def test_kept_forward_passes_have_the_same_gradient(
+    policies: dict[int, Policy], model_folder: Path, ranks: int, zero_stage: int
+) -> None:
+    policy = load(policies[ranks], model_folder, micro_batch_tokens=30, zero_stage=zero_stage)
+    before = weights(policy)
+    parts = [EXPERIENCE.select([4, 0, 1]), EXPERIENCE.select([2, 3])]
+    for part in parts:
+        policy.logprobs(part.sequences, keep=4).result()
+    assert sum(policy.group.call("kept").result()) >= len(parts)
+    policy.accumulate(parts[0], TOTALS).result()
+    policy.update(parts[1], TEXT, TOTALS).result()
+    assert policy.group.call("kept").result() == [0] * ranks
+    after = weights(policy)
+    for name, gradient in expected_gradients(model_folder).items():
+        error = (before[name] - after[name] - gradient).norm() / gradient.norm()
+        assert error < 1e-4, name
+
+
 def test_ptx_coef_changes_the_gradient_and_needs_text(
     policies: dict[int, Policy], model_folder: Path
 ) -> None:
@@ -192,12 +211,16 @@ def test_logprobs_are_those_of_the_model_and_the_ratio_starts_at_one(
     load(policy, model_folder, OptimSettings(lr=1e-3), zero_stage=3, micro_batch_tokens=31)
     shared = policy.logprobs(batch).result()
     assert torch.allclose(shared.logprobs, found.logprobs, atol=1e-5)
+    # So they do for whole distributions, which one of them gives.
+    whole = policy.distributions(batch).result()
     load(policy, model_folder, OptimSettings(lr=1e-3))
+    assert whole.shape == (batch.actions, model.config.vocab_size)
 
     reference = Reference.start(ReferenceSettings(dtype="float32", cpus=0.5))
     reference.load(model_folder, 64).result()
     same = reference.logprobs(batch).result()
     assert torch.allclose(same.logprobs, found.logprobs, atol=1e-5)
+    assert torch.allclose(reference.distributions(batch).result(), whole, atol=1e-4)
     reference.close()
 
     on_policy = replace(EXPERIENCE, old_logprobs=found.logprobs)
@@ -297,6 +320,9 @@ def test_adapters_learn_over_a_frozen_base_that_is_the_reference(
         assert torch.allclose(theirs, one_by_one(model, batch), atol=1e-5)
     assert (found - before).abs().max() > 1e-2
     assert torch.allclose(policy.base_logprobs(batch).result().logprobs, before, atol=1e-5)
+    whole = policy.distributions(batch, base=True).result()
+    of_taken = whole.gather(1, batch.tokens[batch.is_action][:, None])[:, 0]
+    assert torch.allclose(of_taken, before[batch.is_action], atol=1e-5)
     # A state holds the adapters alone, and goes on bit for bit.
     policy.save_state(tmp_path / "state").result()
     files = sorted((tmp_path / "state").glob("state-*.safetensors"))

@@ -25,6 +25,11 @@ class AlgorithmSettings(Settings):
         None, gt=0, description="nats per reply that β is steered towards; none: β stays"
     )
     kl_horizon: int = Field(10_000, gt=0, description="samples over which β is steered")
+    full_kl_tokens: int = Field(
+        128,
+        ge=0,
+        description="drawn tokens at which the KL over the whole vocabulary is logged; 0: not",
+    )
     score_clip: float | None = Field(None, gt=0, description="scores are cut at ± this; none: not")
     score_scale: Literal["none", "all", "condition"] = Field(
         "none",

@@ -66,6 +66,8 @@ def iteration_metrics(
         "warmup/critic_only": 0.0 if warmup.open else 1.0,
         "guard/logprob_gap": logprob_gap(batch) or 0.0,
     }
+    if batch.full_kl is not None:
+        metrics["objective/full_kl"] = float(batch.full_kl.mean())
     if batch.explained_variance is not None:
         metrics["critic/vf_explained_var"] = batch.explained_variance
     metrics |= verifier_metrics(batch) | length_metrics(batch)

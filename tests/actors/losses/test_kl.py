@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from actors.losses import KL_ESTIMATES, KLEstimate
+from actors.losses import KL_ESTIMATES, KLEstimate, full_kl
 
 POLICY = torch.tensor([0.5, 0.2, 0.2, 0.1], dtype=torch.float64)
 REFERENCE = torch.tensor([0.25, 0.25, 0.25, 0.25], dtype=torch.float64)
@@ -42,3 +42,14 @@ def test_as_losses_k2_has_the_gradient_of_the_kl_k1_none_and_k3_another() -> Non
     assert not torch.allclose(gradient("k3"), true, rtol=0.1)
     # That of KL(π_ref ‖ π): policy − reference, in the logits.
     assert torch.allclose(gradient("k3"), POLICY - REFERENCE)
+
+
+def test_over_the_whole_vocabulary_it_is_the_kl_itself() -> None:
+    rows = torch.stack([POLICY, REFERENCE]).log()
+    found = full_kl(rows, REFERENCE.log())
+    assert found.tolist() == pytest.approx([KL, 0.0])
+    impossible = torch.tensor([0.5, 0.5, 0.0, 0.0], dtype=torch.float64).log()
+    assert full_kl(impossible, REFERENCE.log()).item() == pytest.approx(torch.tensor(2.0).log())
+    # Neither says it: nothing to add. Only the policy says it: infinitely far.
+    assert full_kl(impossible, impossible).item() == 0.0
+    assert full_kl(POLICY.log(), impossible).item() == float("inf")

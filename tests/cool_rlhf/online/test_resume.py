@@ -1,19 +1,26 @@
 """Two real rounds (Ray, vLLM, DeepSpeed), killed in the second or stopped in the first, resumed."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pretrain_core.runs import read_json
+from actors.crew import Crew
+from actors.placement import RaySession
+from cool_rlhf.online.command import create_run
+from cool_rlhf.online.context import Context
+from cool_rlhf.online.rounds import run_rounds
+from cool_rlhf.online.settings import OnlineSettings
+from pretrain_core.runs import StopSignal, read_json
+from pretrain_core.settings import load
 from tests.cool_rlhf.conftest import Artefacts
-from tests.support import ENGINE_ENVIRONMENT
+from tests.cool_rlhf.processes import (
+    finish,
+    kill_when,
+    press_ctrl_c_when,
+    reproducible,
+    start,
+)
 
 ITERATIONS = 6
 NANO = [
@@ -29,53 +36,6 @@ NANO = [
     "labels.mode=programmatic",
     "reward.batch_tokens=2048",
 ]
-
-
-def environment(artefacts: Artefacts) -> dict[str, str]:
-    return {**os.environ, **ENGINE_ENVIRONMENT, "COOL_RLHF_CACHE": str(artefacts.cache)}
-
-
-def start(command: list[str], artefacts: Artefacts, log: Path) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "cool_rlhf", *command],
-        env=environment(artefacts),
-        stdout=log.open("ab"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-
-
-def finish(command: list[str], artefacts: Artefacts, log: Path) -> None:
-    process = start(command, artefacts, log)
-    assert process.wait(timeout=280) == 0, log.read_text()[-4000:]
-
-
-def wait_for(ready: Path, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    while not ready.exists():
-        assert process.poll() is None, log.read_text()[-4000:]
-        time.sleep(0.002)
-
-
-def kill_when(process: "subprocess.Popen[bytes]", ready: Path, log: Path) -> None:
-    """SIGKILL the driver once `ready` exists; its actors notice and end by themselves."""
-    wait_for(ready, process, log)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
-
-def press_ctrl_c_when(process: "subprocess.Popen[bytes]", ready: Path, log: Path) -> str:
-    """SIGINT to every process that a terminal would send it to; what was said after it."""
-    wait_for(ready, process, log)
-    said = len(log.read_text())
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=120) == 130, log.read_text()[-4000:]
-    return log.read_text()[said:]
-
-
-def reproducible(run: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    volatile = ("timing_s/", "perf/", "time")
-    return [{k: v for k, v in row.items() if not k.startswith(volatile)} for row in rows]
 
 
 def sampled(run: Path) -> list[str]:
@@ -101,19 +61,42 @@ def assert_equal(whole_run: Path, other_run: Path) -> None:
         )
 
 
+@pytest.fixture
+def whole(
+    artefacts: Artefacts,
+    ray_session: RaySession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """The folder of a run that nothing disturbs, in this process."""
+    monkeypatch.setenv("COOL_RLHF_CACHE", str(artefacts.cache))
+    changes = [*NANO, f"run.root={tmp_path}", "run.name=whole"]
+    resolved = load(OnlineSettings, "configs/online/tiny.yaml", changes)
+    crew = Crew(resolved.value.ppo.crew, ray_session.borrowed(), engines=True)
+    run = create_run(resolved)
+    context = Context(resolved.value, run, crew)
+    try:
+        with StopSignal("cool-rlhf online resume …") as stop:
+            run_rounds(context, stop)
+    finally:
+        context.close()
+    return run.path
+
+
 @pytest.mark.timeout(900)
-def test_killed_in_round_two_equals_uninterrupted(artefacts: Artefacts, tmp_path: Path) -> None:
-    base = ["online", "run", "configs/online/tiny.yaml", *NANO, f"run.root={tmp_path}"]
+def test_killed_in_round_two_equals_uninterrupted(
+    whole: Path, artefacts: Artefacts, tmp_path: Path
+) -> None:
     log = tmp_path / "log"
-    finish([*base, "run.name=whole"], artefacts, log)
-    killed = start([*base, "run.name=killed"], artefacts, log)
+    command = ["online", "run", "configs/online/tiny.yaml", *NANO, f"run.root={tmp_path}"]
+    killed = start([*command, "run.name=killed"], artefacts, log)
     # Iteration 3 of round 2: one past the first checkpoint, so its samples must be replayed.
     kill_when(killed, tmp_path / "killed/rounds/2/rollouts/iteration-000003.jsonl", log)
     finish(["online", "resume", str(tmp_path / "killed")], artefacts, log)
 
-    assert_equal(tmp_path / "whole", tmp_path / "killed")
+    assert_equal(whole, tmp_path / "killed")
     documented = Path("docs/metrics.md").read_text()
-    for name in reproducible(tmp_path / "whole/rounds/1")[-1]:
+    for name in reproducible(whole / "rounds/1")[-1]:
         assert name == "step" or name.startswith("rm/") or f"`{name}`" in documented, name
     assert (tmp_path / "killed" / "report.html").is_file()
     assert read_json(tmp_path / "killed" / "manifest.json")["engine"] == "vllm"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from cool_rlhf.report.divergence import first_divergence
 from pretrain_core.draws import rng
 from tests.cool_rlhf.conftest import Artefacts
-from tests.cool_rlhf.online.test_resume import reproducible, start
+from tests.cool_rlhf.processes import reproducible, start
 
 logger = logging.getLogger(__name__)
 

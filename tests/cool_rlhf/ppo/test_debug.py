@@ -6,7 +6,7 @@ import pytest
 
 from cool_rlhf.report.divergence import first_divergence
 from tests.cool_rlhf.conftest import Artefacts
-from tests.cool_rlhf.online.test_resume import finish
+from tests.cool_rlhf.processes import finish
 
 NANO = [
     "iterations=1",

@@ -18,10 +18,11 @@ from actors.scoring import SamplesRefused, Scored
 from actors.trajectories import FinishReason, RolloutLog
 from cool_rlhf.ppo.algorithm import AlgorithmSettings, KLControl, ScoreScale
 from cool_rlhf.ppo.batch import Batch
-from cool_rlhf.ppo.experience import ExperienceMaker, NothingToLearnError
+from cool_rlhf.ppo.critic_init import critic_contexts
+from cool_rlhf.ppo.experience import ExperienceMaker, NothingToLearnError, draw_actions
 from cool_rlhf.ppo.rewards import Rewards
 from cool_rlhf.ppo.sampling.prompts import Prompt
-from pretrain_core.chat import Message
+from pretrain_core.chat import Message, encode
 from reward.compose import ComposeSettings, RewardComposer, Verdicts
 from reward.conditions import Conditions
 from reward.verifiers.sample import Sample
@@ -51,9 +52,13 @@ class PickyCrew:
         self.refusals = refusals
         self.temperatures: list[float] = []
         self.policy_version = 0
-        self.policy = self.reference = SimpleNamespace(logprobs=self.logprobs)
+        self.policy = self.reference = SimpleNamespace(
+            logprobs=self.logprobs, distributions=self.distributions
+        )
         self.critic = SimpleNamespace(values=self.values) if has_critic else None
         self.scorer = SimpleNamespace(score=self.score)
+        self.settings = SimpleNamespace(keep_forward=False)
+        self.kept: list[int | None] = []
 
     def score(self, talks: Sequence[Any], conditions: Sequence[str], names: list[str]) -> Answered:
         tries = [int(name.partition("~")[2] or 0) for name in names]
@@ -62,12 +67,19 @@ class PickyCrew:
         scored = Scored([float(tried) for tried in tries], "v", [None for _ in tries])
         return Answered(SamplesRefused(refused) if refused else scored)
 
-    def logprobs(self, batch: Sequences, temperature: float) -> Answered:
+    def logprobs(self, batch: Sequences, temperature: float, keep: int | None = None) -> Answered:
+        self.kept.append(keep)
         self.temperatures.append(temperature)
         zeros = torch.zeros(len(batch.tokens))
         return Answered(LogprobResult(zeros, zeros))
 
-    def values(self, batch: Sequences) -> Answered:
+    def distributions(self, batch: Sequences, temperature: float) -> Answered:
+        self.temperatures.append(temperature)
+        return Answered(torch.full((batch.actions, 2), 0.5).log())
+
+    def values(self, batch: Sequences, contexts: Any, keep: int | None) -> Answered:
+        self.kept.append(keep)
+        self.contexts = contexts
         return Answered(torch.arange(len(batch.tokens), dtype=torch.float32) * batch.is_action)
 
 
@@ -171,7 +183,56 @@ def test_policy_and_reference_are_asked_at_the_temperature_of_the_sampling(
     made = maker(0, tmp_path, tokenizer)
     made.rollouts = replace(made.rollouts, sampling=SamplingSettings(temperature=0.7))
     made_of(made, ("stop", "stop"))
-    assert cast(Any, made.crew).temperatures == [0.7, 0.7]
+    assert cast(Any, made.crew).temperatures == [0.7] * 4
+
+
+def test_the_whole_kl_is_that_of_the_first_actions_of_drawn_replies(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    made = maker(0, tmp_path, tokenizer, full_kl_tokens=3)
+    batch = made_of(made, ("stop", "stop"))
+    assert batch.full_kl is not None
+    assert batch.full_kl.tolist() == [0.0] * 3
+    drawn = draw_actions(batch.trajectories, 3, seed=0)
+    assert drawn.actions == 3
+    # One reply of two actions whole, and the other up to its first.
+    assert drawn.lengths.tolist() == [5, 4]
+    assert draw_actions(batch.trajectories, 9, seed=0).actions == 4
+    later = [
+        [t.model_copy(update={"iteration": number}) for t in batch.trajectories]
+        for number in range(8)
+    ]
+    beginnings = {tuple(draw_actions(some, 2, seed=0).tokens.tolist()) for some in later}
+    assert beginnings == {tuple(t.tokens) for t in batch.trajectories}
+    without = maker(0, tmp_path / "off", tokenizer, full_kl_tokens=0)
+    assert made_of(without, ("stop", "stop")).full_kl is None
+
+
+def test_policy_and_critic_keep_their_forward_passes_where_they_are_asked_to(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    made = maker(0, tmp_path, tokenizer)
+    made.make(3, made.rollouts.collect(3, [PROMPT]))
+    assert cast(Any, made.crew).kept == [None, None, None]
+    made = maker(0, tmp_path / "kept", tokenizer)
+    cast(Any, made.crew).settings.keep_forward = True
+    made.make(3, made.rollouts.collect(3, [PROMPT]))
+    # The reference has none to keep.
+    assert sorted(map(str, cast(Any, made.crew).kept)) == ["3", "3", "None"]
+
+
+def test_a_critic_reads_the_condition_where_it_is_asked_to(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    made = maker(0, tmp_path, tokenizer)
+    assert made_of(made, ("stop", "stop")).experience.contexts is None
+    asked = maker(0, tmp_path / "asked", tokenizer)
+    asked.contexts = critic_contexts(tokenizer, CONDITIONS, ["helpful", "default"])
+    batch = made_of(asked, ("stop", "stop"))
+    system = Message(role="system", content=CONDITIONS.get("helpful").system_prompt)
+    turn = tuple(encode(tokenizer, [system]).tokens)
+    assert batch.experience.contexts == cast(Any, asked.crew).contexts == (turn, turn)
+    assert asked.contexts["default"] == ()
 
 
 LENGTHS = {

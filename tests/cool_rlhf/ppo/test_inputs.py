@@ -39,6 +39,19 @@ def test_prompt_and_reply_longer_than_the_context(tiny: list[str]) -> None:
         check_inputs(settings([*tiny, "crew.rollout.max_model_len=20"]))
 
 
+def test_what_no_micro_batch_holds_is_refused_before_anything_is_sampled(tiny: list[str]) -> None:
+    fits = check_inputs(settings([*tiny, "crew.micro_batch_tokens=128"]))
+    longest = max(len(prompt.tokens) for prompt in fits.prompts) + 12
+    changes = [*tiny, "pretrain.length=16", f"crew.micro_batch_tokens={longest}"]
+    check_inputs(settings(changes))
+    for more in ("algorithm.truncated=bootstrap", "crew.critic.reads_condition=true"):
+        undone = ["algorithm.missing_end_penalty=0"]
+        with pytest.raises(PPOInputError, match=rf"a sample may .*micro_batch_tokens {longest}"):
+            check_inputs(settings([*changes, *undone, more]))
+    with pytest.raises(PPOInputError, match=r"pretrain\.length is 128 tokens"):
+        check_inputs(settings([*changes, "pretrain.length=128"]))
+
+
 def test_missing_model_names_the_key_and_the_command_that_makes_it(tiny: list[str]) -> None:
     with pytest.raises(PPOInputError, match=r"reward_model: .*none.*cool-rlhf demo"):
         check_inputs(settings([*tiny, "reward_model=/none"]))

@@ -65,6 +65,20 @@ def test_a_critic_goes_with_its_estimator(changes: dict[str, Any], message: str)
             "missing_end_penalty has no effect with truncated mask",
         ),
         ({"algorithm": {"kl_target": 6, "kl_coef": 0}}, "kl_target steers kl_coef, which is 0"),
+        (
+            {"crew": {**BASE["crew"], "keep_forward": True}, "batch": {"epochs": 2}},
+            "keep_forward serves one optimiser step, and .* make 2",
+        ),
+        (
+            {
+                "crew": {
+                    **BASE["crew"],
+                    "keep_forward": True,
+                    "critic": {"engine": {"zero_stage": 3}},
+                }
+            },
+            "critic.engine.zero_stage is 3",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes: dict[str, Any], message: str) -> None:
