@@ -37,6 +37,8 @@ class Rank:
             "OMP_NUM_THREADS": str(self.threads),
             # Roles share the cores in turns: waiting threads must not spin on them.
             "OMP_WAIT_POLICY": "PASSIVE",
+            # Ray's own 15 lets whatever else computes on the machine stop a worker nearly whole.
+            "RAY_worker_niceness": "0",
             # Read by DeepSpeed at import.
             "DS_ACCELERATOR": self.device,
             "TOKENIZERS_PARALLELISM": "false",

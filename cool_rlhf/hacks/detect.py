@@ -39,6 +39,14 @@ class Finding:
         """What rose."""
         return self.rise.pattern
 
+    @property
+    def earned(self) -> float:
+        """What the late policy's mean score has of it beyond the early one's, in standard
+        deviations: what is paid for a reply with it, times how many more have it."""
+        if self.paid is None or self.paid.gain is None:
+            return 0.0
+        return self.paid.gain.mean * (self.rise.late - self.rise.early)
+
 
 @dataclass(frozen=True)
 class Detection:

@@ -9,12 +9,12 @@ import numpy as np
 
 from cool_rlhf.annotation.programmatic import Annotator
 from cool_rlhf.hacks.confirmation import prompts_needed
-from cool_rlhf.hacks.detect import detect
+from cool_rlhf.hacks.detect import Finding, detect
 from cool_rlhf.hacks.judges import Array, Judge, reward_judge
 from cool_rlhf.hacks.output import write_detection
 from cool_rlhf.hacks.patch.release import Release, finish
 from cool_rlhf.hacks.patch.run import run_patch
-from cool_rlhf.hacks.patch.split import by_hack, with_enough
+from cool_rlhf.hacks.patch.split import by_hack, hack_of, with_enough
 from cool_rlhf.hacks.patch.texts import PatchFiles
 from cool_rlhf.hacks.samples import Sample, compare, read_samples, write_samples
 from cool_rlhf.online.context import FAST_PATH, PATCHED_PAIRS, Context
@@ -47,8 +47,11 @@ def repair_reward_model(context: Context, number: int, stop: StopSignal) -> None
         detection = detect(comparison, judge, gold, settings.detect)
     for note in write_detection(folder, detection, settings.detect):
         logger.info("fast path of round %d: %s", number, note)
-    hacks = [f.pattern.name for f in detection.findings if f.verdict == "hack"]
+    found = [finding for finding in detection.findings if finding.verdict == "hack"]
+    hacks = [finding.pattern.name for finding in found]
     pairs = patchable(folder / "pairs.jsonl", settings.patch.least_pairs) if hacks else []
+    if settings.most_hacks is not None:
+        pairs = of_the_dearest(pairs, found, settings.most_hacks)
     result = {
         "hacks": hacks,
         "patched": list(by_hack(pairs)),
@@ -83,6 +86,19 @@ def repair_reward_model(context: Context, number: int, stop: StopSignal) -> None
 def patchable(path: Path, least: int) -> list[Preference]:
     """The detector's pairs of those hacks that have enough of them."""
     return with_enough(read_preferences(path).records, least) if path.stat().st_size else []
+
+
+def of_the_dearest(
+    pairs: Sequence[Preference], found: Sequence[Finding], most: int
+) -> list[Preference]:
+    """The pairs of at most so many hacks, those first that earned the late policy most.
+
+    One patch undoes little well: what is left out is found again in the next round, if it lasts.
+    """
+    has_pairs = by_hack(pairs)
+    order = sorted(found, key=lambda finding: -finding.earned)
+    names = [f.pattern.name for f in order if f.pattern.name in has_pairs][:most]
+    return [pair for pair in pairs if hack_of(pair) in names]
 
 
 def check_prompts(context: Context) -> None:

@@ -50,6 +50,11 @@ class FastPathSettings(Settings):
 
     prompts: int = Field(400, gt=0, description="prompts answered by the early and late policy")
     detect: HackSettings = HackSettings()
+    most_hacks: int | None = Field(
+        None,
+        gt=0,
+        description="patched in one round, those first that earned the policy most; none: all",
+    )
     patch: PatchRunSettings = PatchRunSettings()
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """What a run of rounds achieved: a stage × metric table with paired intervals, and samples."""
 
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from cool_rlhf.online.context import FAST_PATH, Context
 from pretrain_core.chat import Message
 from pretrain_core.runs import read_json, write_json
 from reward.evaluation import Interval, paired_bootstrap
+
+WIDEST_COLUMN = 36
+"""Letters of a column's name on the terminal."""
 
 
 def evaluations(context: Context) -> dict[int, dict[str, Any]]:
@@ -42,7 +46,8 @@ def hacks_found(context: Context) -> list[FoundHack]:
 
 
 def write_summary(context: Context) -> list[list[str]]:
-    """Write `stages.json` and `samples.json` for the report; returns the table with its header."""
+    """Write `stages.json` and `samples.json` for the report; returns the table for a terminal, its
+    columns' names shortened: a pattern may be named by whole sentences."""
     found, hacks = evaluations(context), hacks_found(context)
     header = ["stage", "gold score", "gain over SFT [95 %]", "KL (nats)", "text loss", "tokens"]
     header += [f"replies with {hack.name}" for hack in hacks]
@@ -84,7 +89,7 @@ def write_summary(context: Context) -> list[list[str]]:
             for sample in last["samples"][:12]
         ],
     )
-    return [header, *rows]
+    return [[shorten(name, WIDEST_COLUMN, placeholder=" …") for name in header], *rows]
 
 
 def _mean(samples: list[dict[str, Any]], key: str) -> str:

@@ -59,6 +59,9 @@ class FragileWorker(Worker):
             os.kill(os.getpid(), signal.SIGKILL)
         return self.total(1)
 
+    def niceness(self) -> int:
+        return os.nice(0)
+
     def wait_for_ever(self) -> None:
         """Stay busy until killed."""
         signal.pause()

@@ -70,6 +70,10 @@ def test_the_supervisor_names_the_dead_and_leaves_the_busy_alone() -> None:
         busy.close()
 
 
+def test_workers_have_the_priority_of_what_started_them(pair: Group) -> None:
+    assert pair.call("niceness").result() == [os.nice(0)] * 2
+
+
 def test_a_worker_that_cannot_start_says_why() -> None:
     group = group_of(1, UnstartableWorker)
     with pytest.raises(ActorFailed, match="no room on device"):

@@ -8,19 +8,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cool_rlhf.hacks.confirmation import Rise
+from cool_rlhf.hacks.detect import Finding
+from cool_rlhf.hacks.evidence import Payment
 from cool_rlhf.hacks.patch.run import PatchRunSettings
+from cool_rlhf.hacks.patch.split import hack_of
 from cool_rlhf.hacks.samples import Sample, write_samples
 from cool_rlhf.hacks.settings import EvidenceSettings, HackSettings
 from cool_rlhf.online import fast_path
 from cool_rlhf.online.context import FAST_PATH, Context
-from cool_rlhf.online.fast_path import check_prompts, repair_reward_model
+from cool_rlhf.online.fast_path import check_prompts, of_the_dearest, repair_reward_model
 from cool_rlhf.online.reward_round import cured
 from cool_rlhf.online.settings import FastPathSettings
 from pretrain_core.chat import Message
 from pretrain_core.errors import InputError
 from pretrain_core.runs import StopSignal, read_json
-from reward.data import write_preferences
+from reward.data import Preference, write_preferences
 from reward.evaluation import pair_scores
+from reward.intervals import Interval
 from reward.model import RewardModel
 from tests.hacked import TRAIN, Hacked, reply
 
@@ -143,6 +148,34 @@ def test_a_hack_with_too_few_pairs_ends_no_round(
         False,
     )
     assert run.reward_model(2) == hacked.parent
+
+
+def test_the_hacks_that_earned_most_are_patched_first() -> None:
+    def finding(name: str, paid: float | None, early: float, late: float) -> Finding:
+        rise = Rise(SimpleNamespace(name=name), early, late, 0.0, 0.0)  # type: ignore[arg-type]
+        gain = Interval(paid, paid, paid, 9, 9) if paid is not None else None
+        return Finding(rise, "hack", "", Payment(gain, 0.0))
+
+    found = [
+        finding("paid much, rare", 0.9, 0.0, 0.1),
+        finding("paid, and everywhere", 0.6, 0.2, 0.6),
+        finding("without pairs", 2.0, 0.0, 1.0),
+        finding("paid little", 0.1, 0.0, 0.5),
+        finding("not measured", None, 0.0, 0.9),
+    ]
+    pairs = [
+        Preference(id=str(n), prompt=(), chosen=(), rejected=(), source=f"hack:{f.pattern.name}")
+        for n, f in enumerate([*found, *found])
+        if f.pattern.name != "without pairs"
+    ]
+    for most, names in (
+        (1, {"paid, and everywhere"}),
+        (2, {"paid, and everywhere", "paid much, rare"}),
+        (9, {pair.source.removeprefix("hack:") for pair in pairs if pair.source}),
+    ):
+        kept = of_the_dearest(pairs, found, most)
+        assert {hack_of(pair) for pair in kept} == names
+        assert len(kept) == 2 * len(names)
 
 
 def test_a_later_promotion_comes_before_an_earlier_patch(tmp_path: Path, hacked: Hacked) -> None:
