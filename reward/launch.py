@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pretrain_core.deepspeed import import_deepspeed
 from pretrain_core.errors import InputError, RunFailed
 from pretrain_core.runs import Run, StopSignal, read_json, write_json
 from reward.conditions import Conditions
@@ -169,6 +170,7 @@ def ranks(settings: LaunchSettings) -> "PartialState":
     if settings.engine == "ddp":
         return PartialState(cpu=not cuda)
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    import_deepspeed()
     return PartialState(backend="nccl" if cuda else "gloo")
 
 

@@ -1,6 +1,5 @@
 """Training by DeepSpeed: ZeRO stages 0 to 3, fp32 weights, gradients summed over ranks."""
 
-import logging
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from actors.engines.door import Door
 from actors.engines.lora import has_adapters, merged_weights
 from actors.engines.protocol import EngineSettings, NonFiniteError, OptimSettings
 from actors.engines.state import load_state, save_state
+from pretrain_core.deepspeed import import_deepspeed
 from pretrain_core.precision import products_of
 
 _WHOLE_BELOW = 10_000
@@ -130,11 +130,6 @@ def _adamw(model: nn.Module, optim: OptimSettings) -> torch.optim.AdamW:
 def _initialise(
     door: Door, optimizer: torch.optim.Optimizer, optim: OptimSettings, settings: EngineSettings
 ) -> Any:
-    import deepspeed
-
-    deepspeed.utils.logger.setLevel(logging.WARNING)
-    # Its shared-memory collective serves inference only and would be compiled at first use.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     config = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -148,5 +143,5 @@ def _initialise(
         "zero_allow_untested_optimizer": True,
         "steps_per_print": None,
     }
-    engine, *_ = deepspeed.initialize(model=door, optimizer=optimizer, config=config)
+    engine, *_ = import_deepspeed().initialize(model=door, optimizer=optimizer, config=config)
     return engine

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from actors.batch import Sequences
-from actors.crew import Crew
+from actors.crew import Crew, CrewSettings
 from actors.critic import Critic, CriticSettings
 from actors.engines.protocol import EngineSettings, OptimSettings
 from actors.group import Group
@@ -83,6 +83,7 @@ def actors(ray_session: RaySession) -> Iterator[SimpleNamespace]:
         reference=Reference.start(ReferenceSettings(dtype="float32", cpus=0.5)),
         scorer=SimpleNamespace(score=score),
         policy_version=0,
+        settings=CrewSettings(),
     )
     yield made
     for role in (made.policy, made.critic, made.reference):
@@ -124,15 +125,19 @@ def weights(crew: SimpleNamespace) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("layout", ["split", "pipelined"])
+@pytest.mark.parametrize(
+    ("layout", "keep_forward"), [("split", False), ("pipelined", False), ("pipelined", True)]
+)
 def test_two_iterations_equal_the_plain_ones(
     layout: str,
+    keep_forward: bool,
     crew: SimpleNamespace,
     moved_policy: Path,
     artefacts: Artefacts,
     tmp_path: Path,
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
+    crew.settings = CrewSettings(keep_forward=keep_forward)
     given = [f"policy={moved_policy}", f"reward_model={artefacts.demo / 'reward'}"]
     settings = load(PPOSettings, "configs/ppo/paper.yaml", given).value
     algorithm: AlgorithmSettings = settings.algorithm
