@@ -3,11 +3,12 @@
 Prints its address, then ends the worker node that hosts most actors for each line that it reads.
 """
 
+import os
 import sys
 import tempfile
+from pathlib import Path
 
 import psutil
-from ray.cluster_utils import Cluster
 
 ACTOR = "ray::"
 """How Ray names the processes of actors and tasks."""
@@ -24,8 +25,13 @@ def hosted(node: object) -> int:
 def main() -> None:
     rooms = [int(room) for room in sys.argv[1:]]
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as scratch:
+        # Read when Ray is imported; beside the nodes' files it holds the address of the newest.
+        os.environ["RAY_TMPDIR"] = scratch
+        (Path(scratch) / "ray").mkdir()
+        from ray.cluster_utils import Cluster
+
         common = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
-        head = common | {"num_cpus": rooms[0], "temp_dir": scratch}
+        head = common | {"num_cpus": rooms[0]}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         for room in rooms[1:]:
             cluster.add_node(num_cpus=room, **common)

@@ -62,6 +62,7 @@ def test_a_node_that_dies_takes_its_actors_and_the_run_goes_on_elsewhere(
 ) -> None:
     log = tmp_path / "log"
     address = line_of(nodes.stdout)
+    assert address
     base = ["ppo", "configs/ppo/tiny.yaml", *NANO, f"run.root={tmp_path}"]
     base.append(f"crew.ray.address={address}")
     finish([*base, "run.name=whole"], artefacts, log)
