@@ -9,7 +9,7 @@ of the same seed, with intervals over seeds.
 
     make demo && python benchmarks/ppo_ablations.py [--seeds N …] [--arms NAME …]
 
-A seed takes about a quarter of an hour. Each is stored in the result as soon as it is done, and
+Each seed is stored in the result as soon as it is done, and
 what the result has is not made again: days later or on another machine, with that machine's demo,
 the benchmark goes on. What is compared is always of one seed, and so of one machine.
 """

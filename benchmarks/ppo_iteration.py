@@ -2,8 +2,8 @@
 
 Same policy, reward model, prompts (token for token), lengths, batch, epochs, number format and
 threads; the ways in turn, each time in processes of their own. The reward model has an untrained
-head: what is measured is time, not learning. TRL is given its fastest sizes: the whole batch in one
-forward pass. Its sampling is Hugging Face's; 1.12 is the last version with a PPO trainer.
+head: what is measured is time, not learning. TRL is given the whole batch in one forward pass. Its
+sampling is Hugging Face's; 1.12 is the last version with a PPO trainer.
 
     python benchmarks/ppo_iteration.py [--model smollm2|small] [--dtype float32|bfloat16]
 

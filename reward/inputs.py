@@ -73,6 +73,18 @@ def split_reply(messages: Sequence[Message]) -> tuple[list[Message], list[Messag
     return prompt, reply
 
 
+def condition_turn(
+    tokenizer: "PreTrainedTokenizerBase", conditions: Conditions, condition: str
+) -> list[int]:
+    """Tokens of the system turn that states a condition, none for `default`.
+
+    Raises UnknownCondition; ChatError where the tokenizer has no such turns.
+    """
+    stated = conditions.get(condition).system_prompt
+    system = [Message(role="system", content=stated)] if stated else []
+    return encode(tokenizer, system).tokens
+
+
 def reward_input(
     tokenizer: "PreTrainedTokenizerBase",
     conditions: Conditions,
@@ -86,9 +98,7 @@ def reward_input(
     Raises UnknownCondition, RewardInputError, or InputTooLong where the reply alone is too long.
     """
     prompt, reply = split_reply(as_messages(messages))
-    stated = conditions.get(condition).system_prompt
-    system = [Message(role="system", content=stated)] if stated else []
-    head = encode(tokenizer, system).tokens
+    head = condition_turn(tokenizer, conditions, condition)
     tail = [*encode(tokenizer, reply).tokens, score_token_id(tokenizer, score_token)]
     room = max_length - len(head) - len(tail)
     if room < 0:

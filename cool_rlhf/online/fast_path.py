@@ -51,7 +51,7 @@ def repair_reward_model(context: Context, number: int, stop: StopSignal) -> None
     hacks = [finding.pattern.name for finding in found]
     pairs = patchable(folder / "pairs.jsonl", settings.patch.least_pairs) if hacks else []
     if settings.most_hacks is not None:
-        pairs = of_the_dearest(pairs, found, settings.most_hacks)
+        pairs = first_to_patch(pairs, found, settings.most_hacks)
     result = {
         "hacks": hacks,
         "patched": list(by_hack(pairs)),
@@ -88,7 +88,7 @@ def patchable(path: Path, least: int) -> list[Preference]:
     return with_enough(read_preferences(path).records, least) if path.stat().st_size else []
 
 
-def of_the_dearest(
+def first_to_patch(
     pairs: Sequence[Preference], found: Sequence[Finding], most: int
 ) -> list[Preference]:
     """The pairs of at most so many hacks, those first that earned the late policy most.

@@ -181,7 +181,7 @@ def _trainer(
     warmup, kl_control = CriticWarmup(settings.warmup), KLControl(settings.algorithm)
     scale = ScoreScale(settings.algorithm)
     experience = ExperienceMaker(
-        crew, log, rollouts, settings.algorithm, rewards, scale, kl_control, inputs.contexts
+        crew, log, rollouts, settings.algorithm, rewards, scale, kl_control, inputs.critic_contexts
     )
     guards = Guards(settings.guards, settings.layout.staleness)
     pipeline = None

@@ -1,16 +1,13 @@
-"""What the critic starts from, and what it reads before a sample."""
+"""What the critic starts from: the reward model, if it reads the policy's tokens."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformers import AutoTokenizer
 
 from cool_rlhf.ppo.settings import PPOSettings
-from pretrain_core.chat import Message, encode
 from pretrain_core.errors import InputError
 from pretrain_core.runs import warn_once
-from reward.conditions import Conditions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,21 +38,6 @@ def critic_source(settings: PPOSettings) -> Path:
         " warmup.explained_variance).",
     )
     return settings.policy
-
-
-def critic_contexts(
-    tokenizer: "PreTrainedTokenizerBase", conditions: Conditions, names: Iterable[str]
-) -> dict[str, tuple[int, ...]]:
-    """Of each named condition, the system turn that the reward model reads, in these tokens.
-
-    Raises ChatError where the tokenizer has no such turns.
-    """
-    found = {}
-    for name in names:
-        stated = conditions.get(name).system_prompt
-        turns = [Message(role="system", content=stated)] if stated else []
-        found[name] = tuple(encode(tokenizer, turns).tokens)
-    return found
 
 
 def reads(reader: "PreTrainedTokenizerBase", writer: "PreTrainedTokenizerBase") -> bool:

@@ -89,7 +89,7 @@ class ExperienceMaker:
     rewards: Rewards
     scale: ScoreScale
     kl_control: KLControl
-    contexts: Mapping[str, tuple[int, ...]] | None = None
+    critic_contexts: Mapping[str, tuple[int, ...]] | None = None
     """By condition, what the critic reads before a sample."""
 
     def make(self, iteration: int, trajectories: Sequence[Trajectory]) -> Batch:
@@ -169,9 +169,9 @@ class ExperienceMaker:
         return trajectories[0].iteration if self.crew.settings.keep_forward else None
 
     def _contexts(self, trajectories: Sequence[Trajectory]) -> tuple[tuple[int, ...], ...] | None:
-        if self.contexts is None:
+        if self.critic_contexts is None:
             return None
-        return tuple(self.contexts[t.condition] for t in trajectories)
+        return tuple(self.critic_contexts[t.condition] for t in trajectories)
 
     def _distributions(
         self, trajectories: Sequence[Trajectory]

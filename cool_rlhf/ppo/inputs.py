@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from cool_rlhf.hacks.judges import check_gold
-from cool_rlhf.ppo.critic_init import critic_contexts, critic_source
+from cool_rlhf.ppo.critic_init import critic_source
 from cool_rlhf.ppo.pretrain_mix import PretrainMix
 from cool_rlhf.ppo.sampling.environment import build_environment
 from cool_rlhf.ppo.sampling.prompts import PromptSet, read_prompts
@@ -20,6 +20,7 @@ from pretrain_core.errors import InputError
 from reward.card import read_conditions
 from reward.compose import RewardComposer
 from reward.conditions import Conditions
+from reward.inputs import condition_turn
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Inputs:
     """What the critic starts from, None without one."""
     held_out: PromptSet | None = None
     """What evaluation asks."""
-    contexts: Mapping[str, tuple[int, ...]] | None = None
+    critic_contexts: Mapping[str, tuple[int, ...]] | None = None
     """By condition, what the critic reads before a sample; None: nothing."""
 
     @property
@@ -78,8 +79,10 @@ def check_inputs(settings: PPOSettings) -> Inputs:
     if settings.crew.critic is not None:
         critic = critic_source(settings)
         if settings.crew.critic.reads_condition:
-            names = {p.condition for p in prompts}
-            contexts = critic_contexts(chat.tokenizer, conditions, names)
+            contexts = {
+                name: tuple(condition_turn(chat.tokenizer, conditions, name))
+                for name in {p.condition for p in prompts}
+            }
     _check_micro_batches(settings, longest, max(map(len, (contexts or {}).values()), default=0))
     return Inputs(chat, prompts, _pretrain(settings, longest), critic, held_out, contexts)
 

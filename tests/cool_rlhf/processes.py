@@ -12,6 +12,16 @@ from typing import Any
 from tests.cool_rlhf.conftest import Artefacts
 from tests.support import ENGINE_ENVIRONMENT
 
+SHORT = [
+    "checkpoint_every=2",
+    "batch.prompts=8",
+    "warmup.iterations=1",
+    "warmup.max_iterations=1",
+    "sampling.max_new_tokens=12",
+    "hacks.every=0",
+]
+"""A PPO run of seconds an iteration, early warning off; to be given its iterations."""
+
 
 def environment(artefacts: Artefacts) -> dict[str, str]:
     return {**os.environ, **ENGINE_ENVIRONMENT, "COOL_RLHF_CACHE": str(artefacts.cache)}

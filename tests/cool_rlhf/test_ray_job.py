@@ -102,6 +102,10 @@ EXCLUDES = [".venv", "runs", ".git"]
 def test_ppo_runs_as_a_ray_job(head: dict[str, str], artefacts: Artefacts, tmp_path: Path) -> None:
     wait_for(head)
     cache = {"COOL_RLHF_CACHE": str(artefacts.cache)}
+    refused = submit(head, ["ppo", "configs/ppo/tiny.yaml", *JOB, "run.root=runs"], **cache)
+    assert refused.returncode != 0
+    assert "run.root" in refused.stdout + refused.stderr
+
     done = submit(head, ["ppo", "configs/ppo/tiny.yaml", *JOB, f"run.root={tmp_path}"], **cache)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     rows = (tmp_path / "job" / "metrics.jsonl").read_text().splitlines()

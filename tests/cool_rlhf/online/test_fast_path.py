@@ -17,7 +17,7 @@ from cool_rlhf.hacks.samples import Sample, write_samples
 from cool_rlhf.hacks.settings import EvidenceSettings, HackSettings
 from cool_rlhf.online import fast_path
 from cool_rlhf.online.context import FAST_PATH, Context
-from cool_rlhf.online.fast_path import check_prompts, of_the_dearest, repair_reward_model
+from cool_rlhf.online.fast_path import check_prompts, first_to_patch, repair_reward_model
 from cool_rlhf.online.reward_round import cured
 from cool_rlhf.online.settings import FastPathSettings
 from pretrain_core.chat import Message
@@ -173,7 +173,7 @@ def test_the_hacks_that_earned_most_are_patched_first() -> None:
         (2, {"paid, and everywhere", "paid much, rare"}),
         (9, {pair.source.removeprefix("hack:") for pair in pairs if pair.source}),
     ):
-        kept = of_the_dearest(pairs, found, most)
+        kept = first_to_patch(pairs, found, most)
         assert {hack_of(pair) for pair in kept} == names
         assert len(kept) == 2 * len(names)
 

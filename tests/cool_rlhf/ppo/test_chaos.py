@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from cool_rlhf.report.divergence import first_divergence
 from pretrain_core.draws import rng
 from tests.cool_rlhf.conftest import Artefacts
-from tests.cool_rlhf.processes import reproducible, start
+from tests.cool_rlhf.processes import SHORT, reproducible, start
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +24,8 @@ KILLS = int(os.environ.get("CHAOS_KILLS", "20"))
 PATIENCE_S = 300.0
 """For a run to go on after a kill, or to end."""
 NANO = [
+    *SHORT,
     f"iterations={KILLS + 2}",
-    "checkpoint_every=2",
-    "batch.prompts=8",
-    "warmup.iterations=1",
-    "warmup.max_iterations=1",
-    "sampling.max_new_tokens=12",
-    "hacks.every=0",
     "crew.restarts=20",
 ]
 

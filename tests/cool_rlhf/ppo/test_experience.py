@@ -18,13 +18,13 @@ from actors.scoring import SamplesRefused, Scored
 from actors.trajectories import FinishReason, RolloutLog
 from cool_rlhf.ppo.algorithm import AlgorithmSettings, KLControl, ScoreScale
 from cool_rlhf.ppo.batch import Batch
-from cool_rlhf.ppo.critic_init import critic_contexts
 from cool_rlhf.ppo.experience import ExperienceMaker, NothingToLearnError, draw_actions
 from cool_rlhf.ppo.rewards import Rewards
 from cool_rlhf.ppo.sampling.prompts import Prompt
 from pretrain_core.chat import Message, encode
 from reward.compose import ComposeSettings, RewardComposer, Verdicts
 from reward.conditions import Conditions
+from reward.inputs import condition_turn
 from reward.verifiers.sample import Sample
 from tests.cool_rlhf.ppo.sampling.test_rollouts import CountingEngine, rollouts
 
@@ -227,12 +227,13 @@ def test_a_critic_reads_the_condition_where_it_is_asked_to(
     made = maker(0, tmp_path, tokenizer)
     assert made_of(made, ("stop", "stop")).experience.contexts is None
     asked = maker(0, tmp_path / "asked", tokenizer)
-    asked.contexts = critic_contexts(tokenizer, CONDITIONS, ["helpful", "default"])
+    turn = tuple(condition_turn(tokenizer, CONDITIONS, "helpful"))
+    asked.critic_contexts = {"helpful": turn}
     batch = made_of(asked, ("stop", "stop"))
-    system = Message(role="system", content=CONDITIONS.get("helpful").system_prompt)
-    turn = tuple(encode(tokenizer, [system]).tokens)
     assert batch.experience.contexts == cast(Any, asked.crew).contexts == (turn, turn)
-    assert asked.contexts["default"] == ()
+    stated = CONDITIONS.get("helpful").system_prompt
+    assert turn == tuple(encode(tokenizer, [Message(role="system", content=stated)]).tokens)
+    assert condition_turn(tokenizer, CONDITIONS, "default") == []
 
 
 LENGTHS = {

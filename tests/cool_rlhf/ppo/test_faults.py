@@ -24,15 +24,11 @@ from pretrain_core.errors import RunFailed
 from pretrain_core.runs import Run, StopSignal
 from pretrain_core.settings import load
 from tests.cool_rlhf.conftest import Artefacts
+from tests.cool_rlhf.processes import SHORT
 
 NANO = [
+    *SHORT,
     "iterations=6",
-    "checkpoint_every=2",
-    "batch.prompts=8",
-    "warmup.iterations=1",
-    "warmup.max_iterations=1",
-    "sampling.max_new_tokens=12",
-    "hacks.every=0",
 ]
 
 

@@ -14,18 +14,13 @@ from safetensors.torch import load_file
 
 from cool_rlhf.report.divergence import first_divergence
 from tests.cool_rlhf.conftest import Artefacts
-from tests.cool_rlhf.processes import finish, start
+from tests.cool_rlhf.processes import SHORT, finish, start
 from tests.support import ENGINE_ENVIRONMENT
 
 ITERATIONS = 5
 NANO = [
+    *SHORT,
     f"iterations={ITERATIONS}",
-    "checkpoint_every=2",
-    "batch.prompts=8",
-    "warmup.iterations=1",
-    "warmup.max_iterations=1",
-    "sampling.max_new_tokens=12",
-    "hacks.every=0",
 ]
 ROOMS = ("3", "3", "3")
 """Five actors of one CPU each: no node holds them all, any two do."""
