@@ -4,10 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-integration chaos check lock clean
+.PHONY: demo smollm2 test test-integration chaos check lock clean
 
 demo: $(STAMP)
 	$(BIN)/cool-rlhf demo
+
+# A real model, aligned in three quarters of an hour on two cores.
+smollm2: $(STAMP)
+	$(BIN)/cool-rlhf fetch-smollm2
+	$(BIN)/cool-rlhf online run configs/online/smollm2-135m.yaml
 
 test: $(STAMP) check
 	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder

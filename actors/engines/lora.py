@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pretrain_core.draws import seed_of
+from pretrain_core.errors import InputError
 from pretrain_core.settings import Settings
 
 _ADAPTER = "default"
@@ -20,12 +21,18 @@ class LoraSettings(Settings):
 
     rank: int = Field(default=16, gt=0)
     alpha: int = Field(default=32, gt=0, description="adapters count alpha / rank times")
+    last_layers: int | None = Field(
+        default=None,
+        gt=0,
+        description="adapters in the last so many layers only: no backward pass goes below them",
+    )
 
 
 def add_adapters(model: nn.Module, settings: LoraSettings, seed: int) -> None:
     """Freeze the model and put adapters beside its linear layers, in place.
 
-    They begin without effect, and alike on every rank.
+    They begin without effect, and alike on every rank. Raises InputError for more layers than
+    the model has.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -35,9 +42,24 @@ def add_adapters(model: nn.Module, settings: LoraSettings, seed: int) -> None:
             r=settings.rank,
             lora_alpha=settings.alpha,
             lora_dropout=0.0,
-            target_modules="all-linear",
+            target_modules=_targets(model, settings.last_layers),
         )
         inject_adapter_in_model(config, model, adapter_name=_ADAPTER)
+
+
+def _targets(model: nn.Module, last_layers: int | None) -> list[str] | str:
+    if last_layers is None:
+        return "all-linear"
+    stacks = {n: m for n, m in model.named_modules() if isinstance(m, nn.ModuleList)}
+    name, stack = max(stacks.items(), key=lambda item: len(item[1]))
+    if last_layers > len(stack):
+        raise InputError(f"lora.last_layers {last_layers}: the model has {len(stack)} layers")
+    return [
+        f"{name}.{number}.{inner}"
+        for number in range(len(stack) - last_layers, len(stack))
+        for inner, module in stack[number].named_modules()
+        if isinstance(module, nn.Linear)
+    ]
 
 
 @contextmanager

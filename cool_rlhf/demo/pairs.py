@@ -8,6 +8,7 @@ from cool_rlhf.annotation.programmatic import Annotator
 from cool_rlhf.demo.settings import PairSettings
 from cool_rlhf.online.context import Context
 from cool_rlhf.online.labels import judge
+from cool_rlhf.online.sampling import can_be_judged, pair_of
 from cool_rlhf.ppo.sampling.prompts import Prompt
 from pretrain_core.draws import rng, seed_of
 from reward.data import Preference
@@ -44,16 +45,8 @@ def sample_reply_pairs(
     records = []
     for row, prompt in enumerate(chosen):
         replies = [first[row], second[row]]
-        if not all(reply.strip() for reply in replies) or replies[0] == replies[1]:
-            continue
-        records.append(
-            {
-                "id": f"{stage}/{row}/{prompt.id}",
-                "prompt": [m.model_dump(exclude_none=True) for m in prompt.messages],
-                "condition": prompt.condition,
-                "replies": replies,
-            }
-        )
+        if can_be_judged(replies):
+            records.append(pair_of(f"{stage}/{row}/{prompt.id}", prompt, replies))
     return records
 
 

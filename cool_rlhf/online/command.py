@@ -14,12 +14,13 @@ from pretrain_core.settings import Resolved, load
 
 def parents_of(settings: OnlineSettings) -> dict[str, Path]:
     """What a run of rounds starts from."""
-    return {
+    given = {
         "sft": settings.sft,
         "reward_model": settings.reward_model,
         "preferences": settings.preferences,
         "prompts": settings.prompts.path,
     }
+    return {name: path for name, path in given.items() if path is not None}
 
 
 def create_run(resolved: Resolved[OnlineSettings]) -> Run:

@@ -14,6 +14,7 @@ from cool_rlhf.ppo.sampling.prompts import PromptSet, PromptSettings, read_promp
 from pretrain_core.chat import PolicyChat
 from pretrain_core.runs import Run, read_json
 from reward.card import read_conditions
+from reward.conditions import Conditions
 
 FAST_PATH, PATCHED_PAIRS = "fast_path", "patched_pairs.jsonl"
 
@@ -45,25 +46,34 @@ class Context:
         return PolicyChat(AutoTokenizer.from_pretrained(self.settings.sft))
 
     @cached_property
+    def conditions(self) -> Conditions:
+        """The conditions that the run's reward models know."""
+        first = self.settings.first_reward
+        if first is not None:
+            return Conditions.load(first.conditions)
+        return read_conditions(self.first_reward_model)
+
+    @cached_property
     def prompts(self) -> PromptSet:
         """Training prompts."""
-        conditions = read_conditions(self.settings.reward_model)
-        return read_prompts(self.settings.prompts, self.chat, conditions)
+        return read_prompts(self.settings.prompts, self.chat, self.conditions)
 
     @cached_property
     def held_out_prompts(self) -> PromptSet:
         """Prompts that only evaluation sees."""
         settings = self.settings.prompts.model_dump() | {"path": self.settings.evaluation.prompts}
-        conditions = read_conditions(self.settings.reward_model)
-        return read_prompts(PromptSettings(**settings), self.chat, conditions)
+        return read_prompts(PromptSettings(**settings), self.chat, self.conditions)
 
     @cached_property
     def annotators(self) -> Mapping[str, Annotator]:
         """Programmatic annotators by condition; empty when people label by file."""
-        lexicon = self.settings.labels.lexicon
-        if lexicon is None:
+        labels = self.settings.labels
+        if labels.mode == "file" and labels.lexicon is None:
             return {}
-        return annotators(frozenset(lexicon.read_text(encoding="utf-8").split()))
+        words = None
+        if labels.lexicon is not None:
+            words = frozenset(labels.lexicon.read_text(encoding="utf-8").split())
+        return annotators(words, labels.enough_words)
 
     def folder(self, number: int) -> Path:
         """`rounds/<k>`; round 0 is the SFT model before any PPO."""
@@ -75,6 +85,21 @@ class Context:
             return self.settings.sft
         return Path(read_json(self.folder(number) / "policies.json")[which])
 
+    @property
+    def first_reward_model(self) -> Path:
+        """The one given, or the one that round 0 makes."""
+        return self.settings.reward_model or self.folder(0) / "rm"
+
+    @property
+    def preferences(self) -> Path:
+        """The pairs that the first reward model is trained on."""
+        return self.settings.preferences or self.folder(0) / "preferences.jsonl"
+
+    @property
+    def held_out_preferences(self) -> Path:
+        """Pairs like them that it is not trained on."""
+        return self.settings.held_out_preferences or self.folder(0) / "held_out_preferences.jsonl"
+
     def reward_model(self, number: int) -> Path:
         """The reward model that round `number` trains against: the newest that passed a gate."""
         for earlier in range(number - 1, 0, -1):
@@ -82,7 +107,7 @@ class Context:
                 return self.folder(earlier) / "rm"
             if (patched := self.patched(earlier)) is not None:
                 return patched
-        return self.settings.reward_model
+        return self.first_reward_model
 
     def newest_reward_model(self, number: int) -> Path:
         """The parent of the round's update: what its fast path made, or what it trained against."""

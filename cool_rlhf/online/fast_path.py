@@ -61,8 +61,8 @@ def repair_reward_model(context: Context, number: int, stop: StopSignal) -> None
     if pairs:
         files = PatchFiles(
             write_preferences(folder / PATCHED_PAIRS, pairs),
-            old=context.settings.preferences,
-            held_out=context.settings.held_out_preferences,
+            old=context.preferences,
+            held_out=context.held_out_preferences,
             early=early,
             late=late,
             hacks=folder / "hacks.json",

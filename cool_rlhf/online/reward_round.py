@@ -9,7 +9,7 @@ from cool_rlhf.online.sampling import pairs_file
 from pretrain_core.draws import rng, seed_of
 from pretrain_core.runs import StopSignal, read_json, write_json
 from reward.card import read_conditions
-from reward.data import Preference, read_preferences
+from reward.data import Preference, read_preferences, write_preferences
 from reward.errors import RewardTrainingStopped
 from reward.evaluation import non_inferiority, pair_scores
 from reward.model import RewardModel
@@ -30,6 +30,29 @@ def split_labels(context: Context, number: int) -> tuple[list[Preference], list[
     return sides
 
 
+def train_first_reward_model(context: Context, number: int, stop: StopSignal) -> None:
+    """From the SFT model on, on the first labels but a share kept for gates; writes `rm/`."""
+    settings, folder = context.settings, context.folder(number)
+    assert settings.first_reward is not None
+    training, held_out = split_labels(context, number)
+    write_preferences(context.preferences, training)
+    write_preferences(context.held_out_preferences, held_out)
+    shutil.rmtree(folder / "rm", ignore_errors=True)
+    try:
+        train_reward(
+            settings.first_reward.train,
+            base=settings.sft,
+            train=training,
+            out=folder / "rm",
+            conditions=context.conditions,
+            parents={"sft": settings.sft},
+            seed=seed_of(settings.run.seed, "reward", number),
+            stop=stop,
+        )
+    except RewardTrainingStopped:
+        stop.announce()
+
+
 def update_reward_model(context: Context, number: int, stop: StopSignal) -> None:
     """Continue from the parent on the new labels with replay of old ones; writes `rm/`.
 
@@ -42,7 +65,7 @@ def update_reward_model(context: Context, number: int, stop: StopSignal) -> None
     if not new:
         logger.warning("round %d has no label to learn from: the reward model stays", number)
         return
-    old = list(read_preferences(settings.preferences).records)
+    old = list(read_preferences(context.preferences).records)
     for earlier in range(1, number):
         old += split_labels(context, earlier)[0]
     pattern_pairs, hacks = cured(context, number)
@@ -93,7 +116,7 @@ def gate_reward_model(context: Context, number: int, stop: StopSignal) -> None:
         return
     parent = RewardModel.load(context.newest_reward_model(number))
     child = RewardModel.load(context.folder(number) / "rm")
-    old = list(read_preferences(context.settings.held_out_preferences).records)
+    old = list(read_preferences(context.held_out_preferences).records)
     new = split_labels(context, number)[1]
     report = {
         name: non_inferiority(

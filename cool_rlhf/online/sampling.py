@@ -1,9 +1,10 @@
 """Stage `sample`: replies of SFT, early and late policy to the same prompts, made into pairs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from actors.rollout import Finished, Request
 from cool_rlhf.online.context import Context
@@ -31,10 +32,7 @@ def answer(context: Context, policy: Path, prompts: Sequence[Prompt], stage: str
 
 
 def sample_pairs(context: Context, number: int, stop: StopSignal) -> None:
-    """Write pairs of replies; which two of the three policies meet is drawn per prompt.
-
-    Identical and empty replies make no pair: nobody could prefer one.
-    """
+    """Write pairs of replies; which two of the three policies meet is drawn per prompt."""
     seed, chat = context.settings.run.seed, context.chat
     count = min(context.settings.sample.prompts, len(context.prompts))
     prompts = context.prompts.draw(seed_of(seed, "sample", number), 0, count)
@@ -53,17 +51,55 @@ def sample_pairs(context: Context, number: int, stop: StopSignal) -> None:
         draw = rng(seed, "pair", number, prompt.id)
         first, second = draw.permutation(meetings[int(draw.integers(len(meetings)))])
         texts = replies[first][position], replies[second][position]
-        if not all(text.strip() for text in texts) or texts[0] == texts[1]:
+        if not can_be_judged(texts):
             continue
         records.append(
-            {
-                "id": f"{number}/{prompt.id}",
-                "prompt": [m.model_dump(exclude_none=True) for m in prompt.messages],
-                "condition": prompt.condition,
-                "replies": list(texts),
+            pair_of(f"{number}/{prompt.id}", prompt, texts)
+            | {
                 "policies": [str(first), str(second)],
             }
         )
+    write_pairs(context, number, records)
+
+
+def sample_first_pairs(context: Context, number: int, stop: StopSignal) -> None:
+    """Write pairs of the SFT model's own replies, two to each prompt."""
+    settings, seed = context.settings, context.settings.run.seed
+    assert settings.first_reward is not None
+    count = min(settings.first_reward.prompts, len(context.prompts))
+    prompts = context.prompts.draw(seed_of(seed, "sample", number), 0, count)
+    sides = [
+        [
+            context.chat.reply(reply.tokens)
+            for reply in answer(context, settings.sft, prompts, f"{number}/{side}")
+        ]
+        for side in ("first", "second")
+    ]
+    records = [
+        pair_of(f"{number}/{prompt.id}", prompt, texts)
+        for prompt, *texts in zip(prompts, *sides, strict=True)
+        if can_be_judged(texts)
+    ]
+    write_pairs(context, number, records)
+
+
+def can_be_judged(replies: Sequence[str]) -> bool:
+    """Not so identical and empty ones: nobody could prefer one."""
+    return all(reply.strip() for reply in replies) and replies[0] != replies[1]
+
+
+def pair_of(name: str, prompt: Prompt, replies: Sequence[str]) -> dict[str, Any]:
+    """A pair for people or annotators to judge."""
+    return {
+        "id": name,
+        "prompt": [m.model_dump(exclude_none=True) for m in prompt.messages],
+        "condition": prompt.condition,
+        "replies": list(replies),
+    }
+
+
+def write_pairs(context: Context, number: int, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write a round's unlabelled pairs."""
     path = pairs_file(context, number)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(

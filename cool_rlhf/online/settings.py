@@ -32,9 +32,24 @@ class LabelSettings(Settings):
         "file",
         description="file: wait for rounds/<k>/pairs/labels.jsonl; programmatic: named annotators",
     )
-    lexicon: InputPath | None = Field(None, description="word list of the programmatic annotators")
+    lexicon: InputPath | None = Field(
+        None, description="words that the programmatic annotators know; none: they know all"
+    )
+    enough_words: int = Field(
+        20, gt=0, description="words beyond which length no longer matters to them"
+    )
     conditions: Literal["prompt", "all"] = Field(
         "prompt", description="label under the prompt's own condition, or under every annotator's"
+    )
+
+
+class FirstRewardSettings(Settings):
+    """The first preferences and reward model, made in round 0 of the SFT model's own replies."""
+
+    conditions: InputPath = Field(description="conditions that the reward model shall know (YAML)")
+    prompts: int = Field(400, gt=0, description="prompts that the SFT model answers twice")
+    train: RewardTrainSettings = Field(
+        RewardTrainSettings(), description="how it is trained, from the SFT model on"
     )
 
 
@@ -104,11 +119,32 @@ class OnlineSettings(OnlineRecipe):
 
     run: RunSettings = RunSettings()
     sft: InputPath
-    reward_model: ModelPath = Field(
-        description="the first round's reward model, folder or registry:NAME"
+    reward_model: ModelPath | None = Field(
+        None, description="the first round's reward model, folder or registry:NAME"
     )
-    preferences: InputPath = Field(description="pairs the reward model was trained on (replay)")
-    held_out_preferences: InputPath = Field(description="pairs never trained on, for the gate")
+    preferences: InputPath | None = Field(
+        None, description="pairs the reward model was trained on (replay)"
+    )
+    held_out_preferences: InputPath | None = Field(
+        None, description="pairs never trained on, for the gate"
+    )
+    first_reward: FirstRewardSettings | None = Field(
+        None, description="in the place of those three: round 0 makes them"
+    )
     prompts: PromptSettings
     labels: LabelSettings = LabelSettings()
     evaluation: EvaluationSettings
+
+    @model_validator(mode="after")
+    def _a_first_reward_model(self) -> "OnlineSettings":
+        names = ("reward_model", "preferences", "held_out_preferences")
+        given = [name for name in names if getattr(self, name) is not None]
+        if self.first_reward is not None and given:
+            raise ValueError(
+                f"first_reward makes reward model and preferences, and {', '.join(given)} is given:"
+                " leave one of them out"
+            )
+        if self.first_reward is None and len(given) < len(names):
+            missing = ", ".join(name for name in names if name not in given)
+            raise ValueError(f"{missing}: give it, or let round 0 make all three by first_reward")
+        return self

@@ -34,6 +34,18 @@ def gold_gain(before: Mapping[str, Any], after: Mapping[str, Any], seed: int) ->
     return paired_bootstrap(gains, seed=seed)
 
 
+def gold_wins(
+    before: Mapping[str, Any], after: Mapping[str, Any], seed: int
+) -> dict[str, Interval]:
+    """By condition, the share of held-out prompts on which gold prefers `after`; a tie is half."""
+    base = {sample["id"]: sample["gold"] for sample in before["samples"]}
+    won: dict[str, list[float]] = {}
+    for sample in after["samples"]:
+        gain = sample["gold"] - base[sample["id"]]
+        won.setdefault(sample["condition"], []).append(0.5 + 0.5 * float(np.sign(gain)))
+    return {name: paired_bootstrap(wins, seed=seed) for name, wins in sorted(won.items())}
+
+
 def hacks_found(context: Context) -> list[FoundHack]:
     """What the fast path of any round called a hack, each pattern once."""
     found: dict[str, FoundHack] = {}
@@ -49,23 +61,26 @@ def write_summary(context: Context) -> list[list[str]]:
     """Write `stages.json` and `samples.json` for the report; returns the table for a terminal, its
     columns' names shortened: a pattern may be named by whole sentences."""
     found, hacks = evaluations(context), hacks_found(context)
-    header = ["stage", "gold score", "gain over SFT [95 %]", "KL (nats)", "text loss", "tokens"]
+    seed = context.settings.run.seed
+    conditions = sorted({sample["condition"] for sample in found[0]["samples"]})
+    header = ["stage", "gold score", "gain over SFT [95 %]"]
+    header += [f"preferred to SFT, {name} [95 %]" for name in conditions]
+    header += ["KL (nats)", "text loss", "tokens"]
     header += [f"replies with {hack.name}" for hack in hacks]
     rows = []
     for number, report in found.items():
         samples = report["samples"]
-        has_gold = all("gold" in sample for sample in samples)
         replies = [_sample(sample) for sample in samples]
-        gain = (
-            str(gold_gain(found[0], report, context.settings.run.seed))
-            if has_gold and number
-            else "-"
-        )
+        gain, wins = "-", dict.fromkeys(conditions, "-")
+        if number and all("gold" in sample for sample in samples):
+            gain = str(gold_gain(found[0], report, seed))
+            wins |= {name: str(w) for name, w in gold_wins(found[0], report, seed).items()}
         rows.append(
             [
                 "SFT" if number == 0 else f"round {number}",
                 _mean(samples, "gold"),
                 gain,
+                *wins.values(),
                 _mean(samples, "kl"),
                 f"{report['text_loss']:.4f}" if "text_loss" in report else "-",
                 _mean(samples, "tokens"),

@@ -334,6 +334,19 @@ def test_adapters_learn_over_a_frozen_base_that_is_the_reference(
     assert all(torch.equal(weight, wanted[name]) for name, weight in weights(policy).items())
 
 
+def test_adapters_in_the_last_layers_alone(policies: dict[int, Policy], model_folder: Path) -> None:
+    optim, lora = OptimSettings(lr=1e-2), LoraSettings(rank=4, alpha=8, last_layers=1)
+    policy = load(policies[1], model_folder, optim, lora=lora)
+    base = load_file(model_folder / "model.safetensors")
+    policy.update(EXPERIENCE, TEXT, TOTALS).result()
+    changed = {n for n, weight in weights(policy).items() if not torch.equal(weight, base[n])}
+    layers = AutoConfig.from_pretrained(model_folder).num_hidden_layers
+    assert changed == {n for n in base if f"layers.{layers - 1}." in n and "_proj" in n}
+    lora = LoraSettings(last_layers=layers + 1)
+    with pytest.raises(ActorFailed, match=f"the model has {layers} layers"):
+        load(policy, model_folder, optim, lora=lora)
+
+
 def test_other_numbers_of_ranks_and_stages_go_on_from_a_state(
     policies: dict[int, Policy], model_folder: Path, tmp_path: Path
 ) -> None:

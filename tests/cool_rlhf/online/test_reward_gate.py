@@ -37,10 +37,10 @@ def test_an_unchanged_child(
     context: Any = SimpleNamespace(
         settings=SimpleNamespace(
             gate=GateSettings(margin=margin),
-            held_out_preferences=write(tmp_path / "old.jsonl", 20),
             run=SimpleNamespace(seed=0),
             sample=SimpleNamespace(held_out_share=0.5),
         ),
+        held_out_preferences=write(tmp_path / "old.jsonl", 20),
         folder=lambda number: tmp_path / str(number),
         newest_reward_model=lambda number: parent,
     )
