@@ -127,6 +127,15 @@ def _adamw(model: nn.Module, optim: OptimSettings) -> torch.optim.AdamW:
     )
 
 
+def _offloaded(settings: EngineSettings) -> dict[str, Any]:
+    kept = {"none": (), "optimiser": ("optimizer",), "weights": ("optimizer", "param")}
+    pinned = torch.cuda.is_available()
+    return {
+        f"offload_{what}": {"device": "cpu", "pin_memory": pinned}
+        for what in kept[settings.offload]
+    }
+
+
 def _initialise(
     door: Door, optimizer: torch.optim.Optimizer, optim: OptimSettings, settings: EngineSettings
 ) -> Any:
@@ -139,7 +148,10 @@ def _initialise(
         "zero_optimization": {
             "stage": settings.zero_stage,
             "stage3_param_persistence_threshold": _WHOLE_BELOW,
+            **_offloaded(settings),
         },
+        # Its own AdamW for the host is compiled on the spot; torch's is there.
+        "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": None,
     }

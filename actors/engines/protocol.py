@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from actors.batch import Sequences
@@ -33,10 +33,24 @@ class EngineSettings(Settings):
         default=0,
         description="what ZeRO shards: nothing, optimiser state, gradients too, weights too",
     )
+    offload: Literal["none", "optimiser", "weights"] = Field(
+        default="none",
+        description="what lives in host memory: optimiser state and the update (from zero_stage 1"
+        " on), weights too (zero_stage 3)",
+    )
     dtype: Dtype = Field(
         default="auto",
         description="of matrix products (autocast); weights and optimiser stay fp32",
     )
+
+    @model_validator(mode="after")
+    def _sharded_enough(self) -> "EngineSettings":
+        least = {"none": 0, "optimiser": 1, "weights": 3}[self.offload]
+        if self.zero_stage < least:
+            raise ValueError(
+                f"offload {self.offload} needs zero_stage {least} at least, it is {self.zero_stage}"
+            )
+        return self
 
 
 class NonFiniteError(ArithmeticError):

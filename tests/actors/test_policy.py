@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -31,7 +32,9 @@ TOTALS = Totals.of(EXPERIENCE.sequences, text=TEXT)
 
 def settings(ranks: int = 1, **changes: Any) -> PolicySettings:
     engine = EngineSettings(
-        zero_stage=changes.pop("zero_stage", 0), dtype=changes.pop("dtype", "float32")
+        zero_stage=changes.pop("zero_stage", 0),
+        offload=changes.pop("offload", "none"),
+        dtype=changes.pop("dtype", "float32"),
     )
     return PolicySettings(world_size=ranks, cpus=0.5, engine=engine, **changes)
 
@@ -294,6 +297,36 @@ def test_a_reloaded_policy_goes_on_bit_for_bit(
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     with pytest.raises(ActorFailed, match="holds no training state"):
         load(policy, model_folder, optim, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "offload"), [(1, "optimiser"), (2, "optimiser"), (3, "weights")]
+)
+def test_what_lives_in_host_memory_learns_the_same(
+    policies: dict[int, Policy], model_folder: Path, tmp_path: Path, zero_stage: int, offload: str
+) -> None:
+    # As below: rounding must not decide.
+    optim = OptimSettings(lr=1e-2, weight_decay=0.1, eps=1e-2)
+    found = []
+    for kept in ("none", offload):
+        policy = load(policies[2], model_folder, optim, zero_stage=zero_stage, offload=kept)
+        policy.update(EXPERIENCE, TEXT, TOTALS).result()
+        policy.save_state(tmp_path / kept).result()
+        policy.update(EXPERIENCE, TEXT, TOTALS).result()
+        found.append(weights(policy))
+    load(
+        policies[2], model_folder, optim, tmp_path / "none", zero_stage=zero_stage, offload=offload
+    )
+    policies[2].update(EXPERIENCE, TEXT, TOTALS).result()
+    found.append(weights(policies[2]))
+    for other in found[1:]:
+        gaps = {n: (found[0][n] - other[n]).abs().max().item() for n in other}
+        assert max(gaps.values()) < 1e-6, gaps
+
+
+def test_offload_needs_sharding() -> None:
+    with pytest.raises(ValidationError, match="offload weights needs zero_stage 3 at least"):
+        EngineSettings(zero_stage=2, offload="weights")
 
 
 @pytest.mark.parametrize(("ranks", "zero_stage"), [(1, 0), (2, 2), (2, 3)])
