@@ -70,5 +70,5 @@ def fetch_smollm2(home: Path) -> int:
 def _wished(asked: list[str]) -> Iterator[tuple[str, tuple[Message, ...], str]]:
     for text in asked:
         for condition, wish in WISHES.items():
-            said = Message(role="user", content=f"{text} {wish}")
+            said = Message(role="user", content=f"{text}\n{wish}")
             yield f"{condition}/{text}", (said,), condition

@@ -35,7 +35,7 @@ def resume_run(path: Path) -> tuple[Run, OnlineSettings]:
 
 
 def continue_rounds(run: Run, settings: OnlineSettings) -> list[list[str]]:
-    """Run what is left, write summary and report; returns the stage × metric table."""
+    """Run what is left, write summary and report; returns the metric × stage table."""
     context = Context(settings, run)
     check_prompts(context)
     try:

@@ -1,4 +1,4 @@
-"""What a run of rounds achieved: a stage × metric table with paired intervals, and samples."""
+"""What a run of rounds achieved: a metric × stage table with paired intervals, and samples."""
 
 from collections.abc import Mapping
 from textwrap import shorten
@@ -13,8 +13,8 @@ from pretrain_core.chat import Message
 from pretrain_core.runs import read_json, write_json
 from reward.evaluation import Interval, paired_bootstrap
 
-WIDEST_COLUMN = 36
-"""Letters of a column's name on the terminal."""
+WIDEST_NAME = 36
+"""Letters of a metric's name on the terminal."""
 
 
 def evaluations(context: Context) -> dict[int, dict[str, Any]]:
@@ -58,8 +58,11 @@ def hacks_found(context: Context) -> list[FoundHack]:
 
 
 def write_summary(context: Context) -> list[list[str]]:
-    """Write `stages.json` and `samples.json` for the report; returns the table for a terminal, its
-    columns' names shortened: a pattern may be named by whole sentences."""
+    """Write `stages.json` and `samples.json` for the report.
+
+    Returns the table for a terminal, stages side by side and metrics one below the other, their
+    names shortened: a pattern may be named by whole sentences.
+    """
     found, hacks = evaluations(context), hacks_found(context)
     seed = context.settings.run.seed
     conditions = sorted({sample["condition"] for sample in found[0]["samples"]})
@@ -104,7 +107,8 @@ def write_summary(context: Context) -> list[list[str]]:
             for sample in last["samples"][:12]
         ],
     )
-    return [[shorten(name, WIDEST_COLUMN, placeholder=" …") for name in header], *rows]
+    names = [shorten(name, WIDEST_NAME, placeholder=" …") for name in header]
+    return [list(line) for line in zip(names, *rows, strict=True)]
 
 
 def _mean(samples: list[dict[str, Any]], key: str) -> str:
