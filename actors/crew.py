@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from actors.critic import Critic, CriticSettings
 from actors.engines.protocol import OptimSettings
-from actors.group import ActorFailed
+from actors.group import ActorFailed, Group
+from actors.host import HostWorker
 from actors.placement import Placement, RaySession, RaySettings, RoleResources, start_ray
 from actors.policy import Policy, PolicySettings
 from actors.reference import PolicyBase, Reference, ReferenceSettings
@@ -22,6 +23,8 @@ from pretrain_core.errors import RunFailed
 from pretrain_core.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+HOST = "host"
 
 DEATH_PATIENCE_S = 5.0
 """How long an actor that does not answer may take to be found dead."""
@@ -40,6 +43,11 @@ class CrewSettings(Settings):
         description="none: the policy with its adapters off (crew.policy.lora), without a copy",
     )
     scorer: ScorerSettings = ScorerSettings()
+    colocated: RoleResources | None = Field(
+        None,
+        description="processes that policy, critic, reference and local scorer share, in the place"
+        " of their own, taking turns; none: each has its own",
+    )
     rollout: RolloutSettings = RolloutSettings()
     restarts: int = Field(
         3, ge=0, description="deaths of actors in a row, without progress, before the run stops"
@@ -52,6 +60,15 @@ class CrewSettings(Settings):
         description="policy and critic learn from the forward passes that gave log-probs and"
         " values: a fifth less to compute, but the activations of a whole iteration in memory",
     )
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """The roles in the processes of `colocated`."""
+        if self.colocated is None:
+            return ()
+        # A scorer that waits for a service would make the others wait.
+        local = ("scorer",) if self.scorer.kind == "local" else ()
+        return ("policy", "critic", "reference", *local)
 
     @model_validator(mode="after")
     def _whole_weights(self) -> "CrewSettings":
@@ -123,14 +140,25 @@ class Crew:
             "scorer": settings.scorer,
             "rollout": settings.rollout if self._has_engines else None,
         }
-        placement = Placement({name: role for name, role in wanted.items() if role})
+        shared = settings.shared
+        own = {name: role for name, role in wanted.items() if role and name not in shared}
+        if settings.colocated is not None:
+            own[HOST] = settings.colocated
+        placement = Placement(own)
         self.placement = placement
-        self.policy = Policy.start(settings.policy, placement)
-        self.critic = Critic.start(settings.critic, placement) if settings.critic else None
+        self.host: Group | None = None
+        if settings.colocated is not None:
+            self.host = Group(HOST, HostWorker, settings.colocated, placement)
+
+        def room(role: str) -> Placement | Group:
+            return self.host if self.host is not None and role in shared else placement
+
+        self.policy = Policy.start(settings.policy, room("policy"))
+        self.critic = Critic.start(settings.critic, room("critic")) if settings.critic else None
         self.reference: Reference | PolicyBase = PolicyBase(self.policy)
         if settings.reference is not None:
-            self.reference = Reference.start(settings.reference, placement)
-        self.scorer = Scorer.start(settings.scorer, placement)
+            self.reference = Reference.start(settings.reference, room("reference"))
+        self.scorer = Scorer.start(settings.scorer, room("scorer"))
         if self._has_engines:
             # Those that ran before name the engine that is to run again.
             engines = (
@@ -217,4 +245,6 @@ class Crew:
         for role in (self.policy, self.critic, self.reference, self.scorer, self.rollout):
             if role is not None:
                 role.close()
+        if self.host is not None:
+            self.host.close()
         self.placement.close()

@@ -156,7 +156,7 @@ class Critic:
     def start(
         cls,
         settings: CriticSettings | None = None,
-        placement: Placement | None = None,
+        placement: Placement | Group | None = None,
         env: Mapping[str, str] | None = None,
     ) -> "Critic":
         """Start the ranks; raises PlacementError."""

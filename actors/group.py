@@ -42,14 +42,14 @@ class Pending(Generic[T]):
         self, group: "Group", references: Mapping[int, Any], gather: Callable[[list[Any]], T]
     ) -> None:
         self._group = group
-        self._references = dict(references)
+        self.references = dict(references)
         self._gather = gather
         self._value: list[T] = []
 
     def then(self, change: Callable[[T], U]) -> "Pending[U]":
         """The same results with one more step on the driver."""
         gather = self._gather
-        return Pending(self._group, self._references, lambda parts: change(gather(parts)))
+        return Pending(self._group, self.references, lambda parts: change(gather(parts)))
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for all ranks.
@@ -59,7 +59,7 @@ class Pending(Generic[T]):
         """
         if not self._value:
             self._group.ready()
-            parts = _wait(self._group, self._references, timeout)
+            parts = _wait(self._group, self.references, timeout)
             self._value.append(self._gather(parts))
         return self._value[0]
 
@@ -76,13 +76,14 @@ class Group:
         role: str,
         worker: type[Worker],
         resources: RoleResources,
-        placement: Placement | None = None,
+        placement: "Placement | Group | None" = None,
         env: Mapping[str, str] | None = None,
         arguments: Sequence[Any] = (),
     ) -> None:
         """Start `worker(place, *arguments)` on every rank; does not wait until they run.
 
-        Without `placement` the group reserves its own room. `env` is added to each process's
+        `placement` is room for processes of its own, or a group of `HostWorker`s, whose processes
+        it shares; without it the group reserves its own room. `env` is added to each own process's
         environment. Raises PlacementError.
         """
         import ray
@@ -90,11 +91,17 @@ class Group:
         self.role = role
         self.broken: ActorFailed | None = None
         self._own: Placement | None = None
+        self.actors: list[Any] = []
+        self._host = placement if isinstance(placement, Group) else None
+        if isinstance(placement, Group):
+            self.actors = placement.actors
+            pending = placement.call("take_in", role, worker, tuple(arguments))
+            self._joining = pending.references
+            return
         if placement is None:
             placement = self._own = Placement({role: resources})
         remote = ray.remote(worker)
         suffix = uuid.uuid4().hex[:6]
-        self.actors = []
         for rank in range(resources.world_size):
             place = Rank(role, rank, resources.world_size, resources.threads, resources.gpus)
             options = placement.options(role, rank) | {
@@ -112,6 +119,8 @@ class Group:
 
     def ready(self) -> None:
         """Wait until every rank runs and has met the others; raises ActorFailed."""
+        if self._host is not None:
+            self._host.ready()
         if self._joining:
             _wait(self, self._joining, None)
             self._joining = {}
@@ -134,8 +143,7 @@ class Group:
         if len(shards) != self.world_size:
             raise ValueError(f"{len(shards)} shards for {self.world_size} ranks of {self.role}")
         references = {
-            rank: getattr(self.actors[rank], method).remote(*shard, **named)
-            for rank, shard in enumerate(shards)
+            rank: self._ask(rank, method, shard, named) for rank, shard in enumerate(shards)
         }
         return Pending(self, references, list)
 
@@ -157,13 +165,22 @@ class Group:
         """Call `method` on one rank."""
         if self.broken is not None:
             raise self.broken
-        reference = getattr(self.actors[rank], method).remote(*arguments)
+        reference = self._ask(rank, method, arguments, {})
         return Pending(self, {rank: reference}, lambda parts: parts[0])
 
+    def _ask(
+        self, rank: int, method: str, arguments: Sequence[Any], named: Mapping[str, Any]
+    ) -> Any:
+        if self._host is not None:
+            return self.actors[rank].call.remote(self.role, method, arguments, named)
+        return getattr(self.actors[rank], method).remote(*arguments, **named)
+
     def close(self) -> None:
-        """End all ranks and give their room back."""
+        """End all ranks and give their room back; those in a host's processes end with the host."""
         import ray
 
+        if self._host is not None:
+            return
         for actor in self.actors:
             ray.kill(actor)
         if self._own is not None:

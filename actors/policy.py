@@ -250,7 +250,7 @@ class Policy:
     def start(
         cls,
         settings: PolicySettings | None = None,
-        placement: Placement | None = None,
+        placement: Placement | Group | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Policy:
         """Start the ranks; raises PlacementError."""

@@ -32,8 +32,10 @@ class ReferenceWorker(Worker):
     def load(self, folder: Path, micro_batch_tokens: int) -> None:
         """Load a Hugging Face folder, frozen."""
         from actors.engines.door import Door, causal_lm
+        from actors.engines.frozen import share_frozen
 
         model: Any = causal_lm(str(folder)).requires_grad_(False).to(self.place.device)
+        share_frozen(model)
         self.micro_batch_tokens = micro_batch_tokens
         half = products_of(self.settings.dtype, self.place.device) == torch.bfloat16
         self.door = Door(model, model.get_output_embeddings(), autocast=half)
@@ -58,7 +60,7 @@ class Reference:
     def start(
         cls,
         settings: ReferenceSettings | None = None,
-        placement: Placement | None = None,
+        placement: Placement | Group | None = None,
         env: Mapping[str, str] | None = None,
     ) -> "Reference":
         """Start the ranks; raises PlacementError."""

@@ -27,9 +27,11 @@ class ScorerWorker(Worker):
 
     def load(self, folder: Path) -> None:
         """Load a reward-model folder."""
+        from actors.engines.frozen import share_frozen
         from reward.model import RewardModel
 
         self.model: RewardModel = RewardModel.load(folder, self.place.device)
+        share_frozen(self.model.network.requires_grad_(False))
 
     def score(self, rows: Sequence[tuple[Sequence[Message], str]]) -> tuple[list[Answer], str]:
         """Answers to (conversation, condition) rows, and the model's version."""
@@ -76,7 +78,7 @@ class Scorer:
     def start(
         cls,
         settings: ScorerSettings | None = None,
-        placement: Placement | None = None,
+        placement: Placement | Group | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Scorer:
         """Start the ranks; raises PlacementError."""

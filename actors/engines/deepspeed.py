@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from actors.batch import Sequences
 from actors.engines.door import Door
+from actors.engines.frozen import share_frozen
 from actors.engines.lora import has_adapters, merged_weights
 from actors.engines.protocol import EngineSettings, NonFiniteError, OptimSettings
 from actors.engines.state import load_state, save_state
@@ -41,6 +42,8 @@ class DeepSpeedEngine:
         # Only now is it known where the model lives.
         self.products = products_of(settings.dtype, self.engine.device)
         self.door.autocast = self.products == torch.bfloat16
+        if not self.partitioned:
+            share_frozen(model)
         if dist.get_world_size() == 1 and not self.sharded:
             # Nothing to add up: spares flattening and copying back the whole gradient.
             self.engine.enable_backward_allreduce = False

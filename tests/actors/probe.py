@@ -1,5 +1,6 @@
 """Workers for tests: what a test wants to see or to break inside an actor."""
 
+import gc
 import os
 import signal
 
@@ -8,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from actors.critic import CriticWorker
+from actors.host import HostWorker
 from actors.policy import PolicySettings, PolicyWorker
 from actors.worker import Worker
 
@@ -37,6 +39,20 @@ class ProbeCriticWorker(CriticWorker):
 
     def all_weights(self) -> dict[str, Tensor]:
         return {name: weight.clone() for name, weight in self.engine.named_weights()}
+
+
+class ProbeHostWorker(HostWorker):
+    """A host whose memory can be looked at."""
+
+    def frozen_bytes(self) -> int:
+        """Of all frozen weights in this process, each place in memory once."""
+        gc.collect()
+        found = {
+            weight.untyped_storage().data_ptr(): weight.untyped_storage().nbytes()
+            for weight in gc.get_objects()
+            if isinstance(weight, torch.nn.Parameter) and not weight.requires_grad
+        }
+        return sum(found.values())
 
 
 class FragileWorker(Worker):

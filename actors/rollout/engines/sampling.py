@@ -8,6 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+LIKELIEST = 1024
+"""Tokens among which a nucleus is looked for first."""
+
 GREEDY = 1e-5
 """Below this temperature the likeliest token is taken."""
 
@@ -44,11 +47,27 @@ def nucleus(logprobs: Tensor, top_p: float) -> Tensor:
     """
     if top_p >= 1:
         return logprobs
-    ordered, order = logprobs.sort(dim=-1, descending=True, stable=True)
+    outside = outside_nucleus(logprobs, torch.full(logprobs.shape[:1], top_p))
+    return logprobs.masked_fill(outside, -torch.inf).log_softmax(-1)
+
+
+def outside_nucleus(logprobs: Tensor, top_p: Tensor, likeliest: int = LIKELIEST) -> Tensor:
+    """Tokens `[rows, vocab]` that are not in a row's nucleus of mass `top_p` `[rows]`.
+
+    Only the `likeliest` tokens are put in order, and all of them in rows where those are not
+    enough: to sort a vocabulary for each token takes longer than a small model's forward pass.
+    """
+    count = min(likeliest, logprobs.shape[-1])
+    ordered, order = logprobs.topk(count, dim=-1)
     mass = ordered.exp()
     before = mass.cumsum(-1) - mass
-    dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= top_p)
-    return logprobs.masked_fill(dropped, -torch.inf).log_softmax(-1)
+    outside = torch.ones_like(logprobs, dtype=torch.bool)
+    outside.scatter_(-1, order, before >= top_p.unsqueeze(-1))
+    wider = (before[:, -1] + mass[:, -1] < top_p).nonzero().squeeze(-1)
+    if len(wider) and count < logprobs.shape[-1]:
+        outside[wider] = outside_nucleus(logprobs[wider], top_p[wider], logprobs.shape[-1])
+    outside[top_p >= 1] = False
+    return outside
 
 
 def _inverse_cdf(logprobs: Tensor, uniform: Tensor) -> Tensor:

@@ -8,11 +8,31 @@ sampled token instead of the likeliest one's.
 from typing import Any
 
 import torch
+from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 from vllm.v1.sample.sampler import Sampler
+
+from actors.rollout.engines.sampling import outside_nucleus
+
+
+class NucleusFirst(TopKTopPSampler):
+    """Takes the nucleus without sorting the vocabulary, which vLLM does on CPU."""
+
+    def forward_cpu(
+        self, logits: torch.Tensor, generators: Any, k: torch.Tensor | None, p: torch.Tensor | None
+    ) -> Any:
+        """As vLLM's; top-k, which comes before top-p, is left to it."""
+        if p is not None and k is None:
+            outside = outside_nucleus(logits.log_softmax(-1, dtype=torch.float32), p)
+            logits, p = logits.masked_fill_(outside, -torch.inf), None
+        return super().forward_cpu(logits, generators, k, p)
 
 
 class BothLogprobsSampler(Sampler):
     """Columns of the log-probs: [processed, raw] of the sampled token."""
+
+    def __init__(self, logprobs_mode: Any, use_fp64_gumbel: bool) -> None:
+        super().__init__(logprobs_mode=logprobs_mode, use_fp64_gumbel=use_fp64_gumbel)
+        self.topk_topp_sampler = NucleusFirst(logprobs_mode, use_fp64_gumbel)
 
     def forward(
         self, logits: torch.Tensor, sampling_metadata: Any, *args: Any, **kwargs: Any

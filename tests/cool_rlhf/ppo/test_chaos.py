@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -23,11 +24,10 @@ logger = logging.getLogger(__name__)
 KILLS = int(os.environ.get("CHAOS_KILLS", "20"))
 PATIENCE_S = 300.0
 """For a run to go on after a kill, or to end."""
-NANO = [
-    *SHORT,
-    f"iterations={KILLS + 2}",
-    "crew.restarts=20",
-]
+
+
+def nano(iterations: int) -> list[str]:
+    return [*SHORT, f"iterations={iterations}", "crew.restarts=20"]
 
 
 class Mortal:
@@ -59,6 +59,24 @@ class Mortal:
         except psutil.NoSuchProcess:
             return []
 
+    def wait(self, until: Callable[[], bool]) -> None:
+        """Wait for something that is to happen in time."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not until():
+            assert time.monotonic() < deadline, self.log.read_text()[-4000:]
+            time.sleep(0.05)
+
+    def finish(self) -> None:
+        self.wait(lambda: not self.alive())
+
+
+def assert_equal(whole: Path, other: Path, iterations: int) -> None:
+    assert reproducible(whole) == reproducible(other)
+    assert first_divergence(whole, other) is None
+    last = f"checkpoints/{iterations - 1:06d}/policy/model.safetensors"
+    weights = [load_file(run / last) for run in (whole, other)]
+    assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+
 
 def kill(process: psutil.Process) -> str | None:
     """SIGKILL; what it was, None where it had just ended."""
@@ -73,7 +91,7 @@ def kill(process: psutil.Process) -> str | None:
 @pytest.mark.chaos
 @pytest.mark.timeout(3 * 3600)
 def test_random_kills_of_any_process_change_nothing(artefacts: Artefacts, tmp_path: Path) -> None:
-    base = ["ppo", "configs/ppo/tiny.yaml", *NANO, f"run.root={tmp_path}"]
+    base = ["ppo", "configs/ppo/tiny.yaml", *nano(KILLS + 2), f"run.root={tmp_path}"]
     log = tmp_path / "log"
     whole = start([*base, "run.name=whole"], artefacts, log)
     assert whole.wait(timeout=120 + 30 * KILLS) == 0, log.read_text()[-4000:]
@@ -92,15 +110,38 @@ def test_random_kills_of_any_process_change_nothing(artefacts: Artefacts, tmp_pa
             if processes := mortal.processes():
                 name = kill(processes[int(draws.integers(len(processes)))])
                 killed += [name] if name else []
-    deadline = time.monotonic() + PATIENCE_S
-    while mortal.alive():
-        assert time.monotonic() < deadline, (killed, log.read_text()[-4000:])
-        time.sleep(0.2)
+    mortal.finish()
     assert len(killed) == KILLS
-    runs = tmp_path / "whole", tmp_path / "killed"
-    assert reproducible(runs[0]) == reproducible(runs[1])
-    assert first_divergence(*runs) is None
-    last = f"checkpoints/{KILLS + 1:06d}/policy/model.safetensors"
-    weights = [load_file(run / last) for run in runs]
-    assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+    assert_equal(tmp_path / "whole", tmp_path / "killed", KILLS + 2)
     logger.warning("%d kills, %d resumes: %s", len(killed), mortal.resumed, ", ".join(killed))
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("service", ["gcs_server", "raylet"])
+def test_ray_dies_while_the_actors_start_again(
+    artefacts: Artefacts, tmp_path: Path, service: str
+) -> None:
+    iterations = 4
+    base = ["ppo", "configs/ppo/tiny.yaml", *nano(iterations), f"run.root={tmp_path}"]
+    log = tmp_path / "log"
+    whole = start([*base, "run.name=whole"], artefacts, log)
+    assert whole.wait(timeout=PATIENCE_S) == 0, log.read_text()[-4000:]
+
+    mortal = Mortal([*base, "run.name=killed"], tmp_path / "killed", artefacts, log)
+    mortal.wait(lambda: mortal.sampled(1))
+    only(mortal, "PolicyWorker").send_signal(signal.SIGKILL)
+    mortal.wait(lambda: "all actors start again" in log.read_text())
+    only(mortal, service).send_signal(signal.SIGKILL)
+    mortal.wait(lambda: mortal.driver.poll() is not None)
+    assert mortal.driver.poll() != 0
+    mortal.finish()
+    assert mortal.resumed
+    assert_equal(tmp_path / "whole", tmp_path / "killed", iterations)
+
+
+def only(mortal: Mortal, name: str) -> psutil.Process:
+    """The one process of a run that has such a name."""
+    found = [p for p in mortal.processes() if name in " ".join(p.cmdline()).split(" --")[0]]
+    assert len(found) == 1, found
+    return found[0]

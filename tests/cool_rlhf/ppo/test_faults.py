@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from actors.crew import Crew
 from actors.group import Group
-from actors.placement import RaySession
+from actors.placement import RaySession, RoleResources
 from actors.rollout.no_engine import NoEngine
 from cool_rlhf.ppo.build import train_ppo
 from cool_rlhf.ppo.debug.replay import copy_start
@@ -148,6 +148,22 @@ def test_trainers_that_are_killed_go_back_to_the_checkpoint_and_change_nothing(
         load_file(run.checkpoints / "000005/policy/model.safetensors") for run in (whole, other)
     ]
     assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(900)
+def test_roles_in_one_process_learn_as_those_apart_and_die_together(
+    settings: PPOSettings, crew: Crew, ray_session: RaySession, tmp_path: Path
+) -> None:
+    apart = trained(settings, crew, tmp_path, "apart")
+    together = settings.crew.model_copy(update={"colocated": RoleResources()})
+    hosted = Crew(together, ray_session.borrowed(), engines=True)
+    try:
+        run = killed(settings, hosted, tmp_path, {3: "reference"})
+    finally:
+        hosted.close()
+    assert reproducible(run) == reproducible(apart)
+    assert first_divergence(apart.path, run.path) is None
 
 
 @pytest.mark.integration

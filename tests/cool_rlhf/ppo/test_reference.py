@@ -14,7 +14,8 @@ from actors.crew import Crew, CrewSettings
 from actors.critic import Critic, CriticSettings
 from actors.engines.protocol import EngineSettings, OptimSettings
 from actors.group import Group
-from actors.placement import RaySession
+from actors.host import HostWorker
+from actors.placement import RaySession, RoleResources
 from actors.policy import Policy, PolicySettings
 from actors.reference import Reference, ReferenceSettings
 from actors.rollout import Finished, Request
@@ -68,19 +69,22 @@ def score(samples: Sequence[Any], conditions: Sequence[str], names: Sequence[str
 
 
 @pytest.fixture(scope="module")
-def actors(ray_session: RaySession) -> Iterator[SimpleNamespace]:
-    """Real policy, critic and reference and a scorer that draws."""
+def actors(ray_session: RaySession, request: pytest.FixtureRequest) -> Iterator[SimpleNamespace]:
+    """Real policy, critic and reference, apart or together, and a scorer that draws."""
+    host = None
+    if request.param == "together":
+        host = Group("host", HostWorker, RoleResources(cpus=0.5))
     policy_settings = PolicySettings(cpus=0.5, engine=FP32)
     critic_settings = CriticSettings(cpus=0.5, engine=FP32)
     made = SimpleNamespace(
         policy=Policy(
-            Group("policy", ProbePolicyWorker, policy_settings, arguments=(policy_settings,)),
+            Group("policy", ProbePolicyWorker, policy_settings, host, arguments=(policy_settings,)),
             policy_settings,
         ),
         critic=Critic(
-            Group("critic", ProbeCriticWorker, critic_settings, arguments=(critic_settings,))
+            Group("critic", ProbeCriticWorker, critic_settings, host, arguments=(critic_settings,))
         ),
-        reference=Reference.start(ReferenceSettings(dtype="float32", cpus=0.5)),
+        reference=Reference.start(ReferenceSettings(dtype="float32", cpus=0.5), host),
         scorer=SimpleNamespace(score=score),
         policy_version=0,
         settings=CrewSettings(),
@@ -88,6 +92,8 @@ def actors(ray_session: RaySession) -> Iterator[SimpleNamespace]:
     yield made
     for role in (made.policy, made.critic, made.reference):
         role.close()
+    if host is not None:
+        host.close()
 
 
 @pytest.fixture
@@ -126,7 +132,9 @@ def weights(crew: SimpleNamespace) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("layout", "keep_forward"), [("split", False), ("pipelined", False), ("pipelined", True)]
+    ("actors", "layout", "keep_forward"),
+    [("apart", "split", False), ("apart", "pipelined", False), ("together", "pipelined", True)],
+    indirect=["actors"],
 )
 def test_two_iterations_equal_the_plain_ones(
     layout: str,

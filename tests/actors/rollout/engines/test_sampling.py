@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.rollout.engines.sampling import draw, nucleus
+from actors.rollout.engines.sampling import draw, nucleus, outside_nucleus
 
 
 def generators(*seeds: int) -> list[torch.Generator]:
@@ -64,3 +64,22 @@ def test_a_row_draws_the_same_alone_and_among_others() -> None:
     together, *_ = draw(logits, 1.0, 0.9, None, generators(*range(6)))
     alone = [draw(logits[i : i + 1], 1.0, 0.9, None, generators(i))[0].item() for i in range(6)]
     assert together.tolist() == alone
+
+
+@pytest.mark.parametrize("likeliest", [1, 3, 40, 1000])
+def test_how_many_tokens_are_put_in_order_first_changes_nothing(likeliest: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    # From peaked rows to flat ones, whose nucleus is wider than what is looked at first.
+    sharpness = torch.tensor([30.0, 3.0, 1.0, 0.1, 0.0, 1.0]).unsqueeze(-1)
+    logprobs = (torch.randn(6, 200, generator=generator) * sharpness).log_softmax(-1)
+    top_p = torch.tensor([0.9, 0.5, 0.99, 0.9, 0.3, 1.0])
+    found = outside_nucleus(logprobs, top_p, likeliest)
+    for row, kept in enumerate(~found):
+        alone = nucleus(logprobs[row : row + 1], float(top_p[row]))[0]
+        assert torch.equal(kept, alone > -torch.inf)
+        if row != 4:
+            mass = logprobs[row].exp()
+            least = mass[kept].min()
+            assert mass[kept].sum() >= top_p[row] - 1e-5
+            assert mass[kept].sum() - least < top_p[row]
+    assert found.sum(-1)[-1] == 0
