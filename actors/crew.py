@@ -71,6 +71,17 @@ class CrewSettings(Settings):
         return ("policy", "critic", "reference", *local)
 
     @model_validator(mode="after")
+    def _one_size_in_one_place(self) -> "CrewSettings":
+        for name in self.shared:
+            role: RoleResources | None = getattr(self, name)
+            if role is not None and (role.world_size > 1 or role.gpus):
+                raise ValueError(
+                    f"{name} lives in the processes of colocated: give world_size and gpus there,"
+                    f" not to {name}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _whole_weights(self) -> "CrewSettings":
         trained = {"policy": self.policy, "critic": self.critic}
         for name, role in trained.items():

@@ -55,7 +55,7 @@ def outside_nucleus(logprobs: Tensor, top_p: Tensor, likeliest: int = LIKELIEST)
     """Tokens `[rows, vocab]` that are not in a row's nucleus of mass `top_p` `[rows]`.
 
     Only the `likeliest` tokens are put in order, and all of them in rows where those are not
-    enough: to sort a vocabulary for each token takes longer than a small model's forward pass.
+    enough: sorting a whole vocabulary for each token is a good part of a small model's sampling.
     """
     count = min(likeliest, logprobs.shape[-1])
     ordered, order = logprobs.topk(count, dim=-1)

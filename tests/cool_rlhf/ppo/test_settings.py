@@ -79,6 +79,10 @@ def test_a_critic_goes_with_its_estimator(changes: dict[str, Any], message: str)
             },
             "critic.engine.zero_stage is 3",
         ),
+        (
+            {"crew": {**BASE["crew"], "colocated": {}, "critic": {"world_size": 2}}},
+            "critic lives in the processes of colocated",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes: dict[str, Any], message: str) -> None:
