@@ -9,7 +9,7 @@ STAMP := $(VENV)/installed
 demo: $(STAMP)
 	$(BIN)/cool-rlhf demo
 
-# A real model, aligned in three quarters of an hour on two cores.
+# A real model under two conditions, on two cores.
 smollm2: $(STAMP)
 	$(BIN)/cool-rlhf fetch-smollm2
 	$(BIN)/cool-rlhf online run configs/online/smollm2-135m.yaml
