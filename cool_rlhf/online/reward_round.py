@@ -7,6 +7,7 @@ from cool_rlhf.hacks.patch.found import FoundHack, read_hacks
 from cool_rlhf.online.context import FAST_PATH, PATCHED_PAIRS, Context
 from cool_rlhf.online.sampling import pairs_file
 from pretrain_core.draws import rng, seed_of
+from pretrain_core.errors import RunFailed
 from pretrain_core.runs import StopSignal, read_json, write_json
 from reward.card import read_conditions
 from reward.data import Preference, read_preferences, write_preferences
@@ -31,10 +32,18 @@ def split_labels(context: Context, number: int) -> tuple[list[Preference], list[
 
 
 def train_first_reward_model(context: Context, number: int, stop: StopSignal) -> None:
-    """From the SFT model on, on the first labels but a share kept for gates; writes `rm/`."""
+    """From the SFT model on, on the first labels but a share kept for gates; writes `rm/`.
+
+    Raises RunFailed where there are too few labels for both.
+    """
     settings, folder = context.settings, context.folder(number)
     assert settings.first_reward is not None
     training, held_out = split_labels(context, number)
+    if not training or not held_out:
+        raise RunFailed(
+            f"{pairs_file(context, number).with_name('labels.jsonl')}: {len(training)} labels to"
+            f" train on and {len(held_out)} to keep for gates: raise first_reward.prompts"
+        )
     write_preferences(context.preferences, training)
     write_preferences(context.held_out_preferences, held_out)
     shutil.rmtree(folder / "rm", ignore_errors=True)

@@ -14,6 +14,7 @@ from cool_rlhf.online.rounds import FIRST_STAGES, stages_of
 from cool_rlhf.online.settings import OnlineSettings
 from cool_rlhf.online.state import WaitingForLabels
 from cool_rlhf.ppo.sampling.prompts import Prompt
+from pretrain_core.errors import RunFailed
 from pretrain_core.runs import Run, RunSettings, StopSignal
 from pretrain_core.settings import SettingsError, load
 from reward.data import read_preferences
@@ -71,6 +72,17 @@ def test_it_labels_its_own_samples_and_trains_the_first_reward_model(started: Co
     model = RewardModel.load(started.reward_model(1))
     assert set(model.card.conditions.names) == set(started.conditions.names)
     assert started.newest_reward_model(1) == started.folder(0) / "rm"
+
+
+def test_too_few_labels_are_refused(started: Context) -> None:
+    first = started.settings.first_reward
+    assert first is not None
+    few = first.model_copy(update={"prompts": 1})
+    started.settings = started.settings.model_copy(update={"first_reward": few})
+    for name in ("sample", "label"):
+        FIRST_STAGES[name](started, 0, StopSignal("resume"))
+    with pytest.raises(RunFailed, match=r"labels.jsonl: . labels .* raise first_reward.prompts"):
+        FIRST_STAGES["reward"](started, 0, StopSignal("resume"))
 
 
 def test_people_may_label_the_first_pairs(started: Context) -> None:
