@@ -62,7 +62,7 @@ class CrewSettings(Settings):
     )
 
     @property
-    def shared(self) -> tuple[str, ...]:
+    def colocated_roles(self) -> tuple[str, ...]:
         """The roles in the processes of `colocated`."""
         if self.colocated is None:
             return ()
@@ -72,7 +72,7 @@ class CrewSettings(Settings):
 
     @model_validator(mode="after")
     def _one_size_in_one_place(self) -> "CrewSettings":
-        for name in self.shared:
+        for name in self.colocated_roles:
             role: RoleResources | None = getattr(self, name)
             if role is not None and (role.world_size > 1 or role.gpus):
                 raise ValueError(
@@ -151,7 +151,7 @@ class Crew:
             "scorer": settings.scorer,
             "rollout": settings.rollout if self._has_engines else None,
         }
-        shared = settings.shared
+        shared = settings.colocated_roles
         own = {name: role for name, role in wanted.items() if role and name not in shared}
         if settings.colocated is not None:
             own[HOST] = settings.colocated

@@ -42,14 +42,14 @@ class Pending(Generic[T]):
         self, group: "Group", references: Mapping[int, Any], gather: Callable[[list[Any]], T]
     ) -> None:
         self._group = group
-        self.references = dict(references)
+        self._references = dict(references)
         self._gather = gather
         self._value: list[T] = []
 
     def then(self, change: Callable[[T], U]) -> "Pending[U]":
         """The same results with one more step on the driver."""
         gather = self._gather
-        return Pending(self._group, self.references, lambda parts: change(gather(parts)))
+        return Pending(self._group, self._references, lambda parts: change(gather(parts)))
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for all ranks.
@@ -59,7 +59,7 @@ class Pending(Generic[T]):
         """
         if not self._value:
             self._group.ready()
-            parts = _wait(self._group, self.references, timeout)
+            parts = _wait(self._group, self._references, timeout)
             self._value.append(self._gather(parts))
         return self._value[0]
 
@@ -95,8 +95,10 @@ class Group:
         self._host = placement if isinstance(placement, Group) else None
         if isinstance(placement, Group):
             self.actors = placement.actors
-            pending = placement.call("take_in", role, worker, tuple(arguments))
-            self._joining = pending.references
+            self._joining = {
+                rank: actor.take_in.remote(role, worker, tuple(arguments))
+                for rank, actor in enumerate(self.actors)
+            }
             return
         if placement is None:
             placement = self._own = Placement({role: resources})

